@@ -1,0 +1,365 @@
+"""What a run yields: numbers with intervals and their basis, and the records a report draws.
+
+One JSON document, versioned and reloadable. Keys carry the unit. Nothing here computes physics.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA_VERSION = 1
+
+Basis = Literal["measured", "interpolated", "extrapolated", "transferred", "datasheet", "exact"]
+# Colour of a thing in every chart of a report.
+Color = Literal["expert", "dense", "mem", "a2a", "comm", "wait", "host"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Number(Record):
+    """A value with its 90 % interval and the weakest label that carries at least 10 % of it."""
+
+    value: float
+    low: float
+    high: float
+    basis: Basis
+
+    @classmethod
+    def exact(cls, value: float) -> Number:
+        return cls(value=value, low=value, high=value, basis="exact")
+
+
+class Exposure(Record):
+    """Communication of one kind in one step: all of it, and the part that nothing hides."""
+
+    total: Number
+    exposed: Number
+
+
+class Communication(Record):
+    all_to_all: Exposure
+    all_reduce: Exposure
+    all_gather: Exposure
+    reduce_scatter: Exposure
+    send_recv: Exposure
+
+
+class Memory(Record):
+    """GiB of the fullest GPU, by component; the parts sum to peak_memory_gib."""
+
+    parameters: Number
+    gradients: Number
+    optimizer_states: Number
+    activations: Number
+    buffers: Number
+    kv_cache: Number
+    framework: Number
+
+
+class Energy(Record):
+    """Joules of one step (training), one batch (inference); `facility` is the surcharge of power delivery and cooling."""
+
+    compute: Number
+    memory: Number
+    network: Number
+    static: Number
+    facility: Number
+
+
+class BreakdownItem(Record):
+    """One kind of time in a step, mean over the GPUs. The `seconds` of all items sum to the step time."""
+
+    key: str
+    label: str
+    group: Literal["computing", "communicating", "waiting", "host"]
+    color: Color
+    seconds: Number
+    hidden_s: float = 0.0
+
+
+class StageMemory(Record):
+    """Peak memory of one GPU of a pipeline stage, GiB."""
+
+    stage: int
+    label: str
+    parts: dict[str, float]
+    total: Number
+    peak_moment: str
+
+
+class OperatorRow(Record):
+    """One kind of operator in one step of the busiest stage: per-GPU totals over all its calls."""
+
+    name: str
+    color: Color
+    calls: int
+    flops: float
+    bytes: float
+    seconds: float
+    relative_error: float
+    bound: Literal["compute", "memory", "network", "latency"]
+    share_of_step: float
+    basis: Basis
+    source: str
+
+
+class Chunk(Record):
+    """What one pipeline stage does from `start_s` to `end_s`: a chunk of layers, for one micro-batch."""
+
+    stage: int
+    start_s: float
+    end_s: float
+    phase: Literal["forward", "backward", "weight_grad", "prefill", "decode", "optimizer", "gradients"]
+    micro_batch: int
+    chunk: int
+
+
+class Span(Record):
+    """One operator on one stream inside a chunk; times relative to the chunk's start."""
+
+    stream: str
+    name: str
+    color: Color
+    start_s: float
+    end_s: float
+
+
+class Timeline(Record):
+    """When each stage computes. `blocks` holds the operators of one chunk of each (stage, phase), by 'stage/phase/chunk'."""
+
+    stages: int
+    duration_s: float
+    chunks: list[Chunk]
+    blocks: dict[str, list[Span]]
+    # Share of each block's time by colour, by the same key; used to colour the overview.
+    shares: dict[str, dict[str, float]]
+
+
+class Link(Record):
+    """Traffic one GPU sends over one kind of link in one step, one direction."""
+
+    name: str
+    bandwidth_bytes_per_s: float
+    bytes: float
+    busy_s: float
+    utilisation: float
+
+
+class Matrix(Record):
+    """Bytes sent per step from row to column."""
+
+    labels: list[str]
+    bytes: list[list[float]]
+
+
+class Traffic(Record):
+    in_node: Matrix
+    between_nodes: Matrix
+    links: list[Link]
+    note: str
+
+
+class Lever(Record):
+    """What one change does. Deltas are negative where the change saves; the interval is that of the difference."""
+
+    kind: Literal["hardware", "run"]
+    label: str
+    path: str
+    change: str
+    step_time_s: Number
+    cost_usd: Number | None
+    feasible: bool
+    reason: str | None = None
+
+
+class Assumption(Record):
+    """One thing the result takes for granted, and how far the step time moves if it is otherwise."""
+
+    name: str
+    value: str
+    path: str | None
+    stated_by: Literal["run file", "framework", "catalog", "default", "model"]
+    influence: str | None
+    source: str
+
+
+class BasisRow(Record):
+    """How one kind of operator was costed."""
+
+    kind: str
+    share_of_step: float
+    basis: Basis
+    measurements: int
+    relative_error: float
+    source: str
+
+
+class Precedent(Record):
+    """A published run near this one, and what the simulator says of it: predicted over measured."""
+
+    name: str
+    source: str
+    ratio: float
+    low: float
+    high: float
+    distance: float
+
+
+class Price(Record):
+    item: str
+    amount: str
+    usd: Number
+
+
+class Provenance(Record):
+    version: str
+    engine: str
+    certificate: str
+    profile: str
+    created: str
+    seconds_to_simulate: float
+
+
+class Infeasible(Record):
+    """Why a run cannot be: its numbers are absent."""
+
+    reason: str
+    needed_gib: float | None = None
+    available_gib: float | None = None
+    breakdown_gib: dict[str, float] = Field(default_factory=dict)
+    suggestion: str | None = None
+
+
+class Summary(Record):
+    """What the run is, for sentences."""
+
+    model: str
+    parameters: int
+    active_parameters: int
+    device: str
+    gpus: int
+    network: str
+    gpus_per_node: int
+    scale_up_domain: int
+    capacity_gib: float
+    allocatable_gib: float
+    precision: str
+    peak_flops_per_s: float
+    memory_bandwidth_bytes_per_s: float
+    tokens: float | None
+    parallelism: dict[str, int | bool | str]
+    flops_accounting: str
+    gpu_hour_usd: float | None
+    notes: list[str] = Field(default_factory=list)
+
+
+class Result(Record):
+    """Everything known of one run. Metrics that do not apply to its kind are None."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    kind: Literal["training", "inference", "serving"]
+    summary: Summary
+
+    step_time_s: Number | None = None
+    tokens_per_s: Number | None = None
+    tokens_per_s_per_gpu: Number | None = None
+    mfu: Number | None = None
+    model_flops_per_gpu: Number | None = None
+    hardware_flops_per_gpu: Number | None = None
+    flops_per_token: Number | None = None
+    peak_memory_gib: Number | None = None
+    memory_gib: Memory | None = None
+    communication_s: Communication | None = None
+    all_to_all_bytes_per_gpu: Number | None = None
+    energy_j: Energy | None = None
+    energy_total_j: Number | None = None
+    average_power_w_per_gpu: Number | None = None
+    cost_usd: Number | None = None
+    carbon_kg: Number | None = None
+    days: Number | None = None
+
+    ttft_s: Number | None = None
+    tpot_s: Number | None = None
+    output_tokens_per_s: Number | None = None
+    max_concurrency: Number | None = None
+    joules_per_output_token: Number | None = None
+    usd_per_million_output_tokens: Number | None = None
+
+    graph_density_active: Number | None = None
+    graph_density_stored: Number | None = None
+    resident_parameters: Number | None = None
+    touched_parameters: Number | None = None
+    dropped_token_fraction: Number | None = None
+
+    breakdown: list[BreakdownItem] = Field(default_factory=list)
+    memory_by_stage: list[StageMemory] = Field(default_factory=list)
+    operators: list[OperatorRow] = Field(default_factory=list)
+    timeline: Timeline | None = None
+    traffic: Traffic | None = None
+    bill: list[Price] = Field(default_factory=list)
+    levers: list[Lever] = Field(default_factory=list)
+    assumptions: list[Assumption] = Field(default_factory=list)
+    basis: list[BasisRow] = Field(default_factory=list)
+    not_modelled: list[str] = Field(default_factory=list)
+    precedents: list[Precedent] = Field(default_factory=list)
+    infeasible: Infeasible | None = None
+
+    run: dict[str, Any]
+    run_file: str
+    provenance: Provenance
+
+    def write(self, path: Path) -> None:
+        """Write the JSON document."""
+        path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Reload what `write` wrote. Raises SpecError where it is no result of this schema version."""
+        import json
+
+        from pydantic import ValidationError
+
+        from simulator.errors import SpecError
+
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            version = data.get("schema_version")
+            if version != SCHEMA_VERSION:
+                raise SpecError(f"result of schema version {version}, expected {SCHEMA_VERSION}", file=str(path))
+            return cls.model_validate(data)
+        except (OSError, UnicodeDecodeError, ValueError, AttributeError) as error:
+            if isinstance(error, ValidationError):
+                where = ".".join(str(p) for p in error.errors()[0]["loc"])
+                raise SpecError(error.errors()[0]["msg"], file=str(path), path=where) from None
+            raise SpecError(f"no result file: {error}", file=str(path)) from None
+
+    def numbers(self) -> dict[str, Number]:
+        """Every metric by its dotted key, such as `memory_gib.parameters`."""
+        out: dict[str, Number] = {}
+
+        def collect(prefix: str, value: object) -> None:
+            if isinstance(value, Number):
+                out[prefix] = value
+            elif isinstance(value, (Memory, Communication, Exposure, Energy)):
+                for key in type(value).model_fields:
+                    collect(f"{prefix}.{key}", getattr(value, key))
+
+        for key in type(self).model_fields:
+            collect(key, getattr(self, key))
+        return out
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a metric: value, low, high, basis; indexed by the dotted key."""
+        import pandas
+
+        rows = {key: number.model_dump() for key, number in self.numbers().items()}
+        return pandas.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "basis"])

@@ -1,0 +1,196 @@
+"""Reading YAML into frozen records, with errors that name file, line and field path.
+
+The YAML subset is deliberately small: no anchors (so no bombs), no duplicate keys, no tags, at most one
+document of at most one mebibyte. Catalogs are folders of YAML files found from a checkout or an installed wheel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from simulator.errors import SpecError, nearest
+
+MAX_FILE_BYTES = 2**20
+MAX_DEPTH = 32
+
+
+class Spec(BaseModel):
+    """A frozen record that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed YAML file: plain data, its text, and the line of every field path."""
+
+    data: dict[str, Any]
+    lines: Mapping[tuple[str, ...], int]
+    file: str
+    text: str
+
+    def error(self, message: str, path: tuple[str, ...] = ()) -> SpecError:
+        """A SpecError at the line of `path`, or of its nearest parent that stands in the file."""
+        for size in range(len(path), -1, -1):
+            if path[:size] in self.lines:
+                return SpecError(message, file=self.file, line=self.lines[path[:size]], path=".".join(path))
+        return SpecError(message, file=self.file, path=".".join(path))
+
+
+def read_document(file: str | Path) -> Document:
+    """The file's mapping with line numbers. Raises SpecError where it can't be read or is no plain YAML mapping."""
+    path, name = Path(file), str(file)
+    try:
+        if not path.is_file():
+            raise SpecError("no such file", file=name)
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise SpecError(f"larger than {MAX_FILE_BYTES} bytes: this is no run file", file=name)
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise SpecError("not text: expected UTF-8 YAML", file=name) from None
+    except OSError as error:
+        raise SpecError(f"can't be read: {error.strerror}", file=name) from None
+    return parse_document(text, name)
+
+
+def parse_document(text: str, name: str = "<text>") -> Document:
+    """Like `read_document`, from text."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        node = yaml.compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        raise SpecError(f"not valid YAML: {error.problem or error.context}", file=name, line=line) from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"not valid YAML: {str(error).splitlines()[0]}", file=name) from None
+    if node is None:
+        raise SpecError("the file is empty", file=name)
+    lines: dict[tuple[str, ...], int] = {}
+    data = _plain(node, (), lines, name, yaml, set())
+    if not isinstance(data, dict):
+        raise SpecError("expected a mapping of keys to values", file=name, line=1)
+    return Document(data, lines, name, text)
+
+
+def _plain(
+    node: Any, path: tuple[str, ...], lines: dict[tuple[str, ...], int], name: str, yaml: Any, seen: set[int]
+) -> Any:
+    line = node.start_mark.line + 1
+    lines.setdefault(path, line)
+    dotted = ".".join(path) or None
+    if id(node) in seen:
+        raise SpecError("YAML anchors and aliases are not allowed here", file=name, line=line, path=dotted)
+    seen.add(id(node))
+    if len(path) > MAX_DEPTH:
+        raise SpecError(f"nested deeper than {MAX_DEPTH} levels", file=name, line=line, path=dotted)
+    if node.id == "mapping":
+        out: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            key_line = key_node.start_mark.line + 1
+            if key in out:
+                raise SpecError("this key stands twice", file=name, line=key_line, path=".".join((*path, key)))
+            lines[(*path, key)] = key_line
+            out[key] = _plain(value_node, (*path, key), lines, name, yaml, seen)
+        return out
+    if node.id == "sequence":
+        return [_plain(v, (*path, str(i)), lines, name, yaml, seen) for i, v in enumerate(node.value)]
+    if not str(node.tag).startswith("tag:yaml.org,2002:") or "python" in str(node.tag):
+        raise SpecError(f"YAML tag {node.tag} is not allowed", file=name, line=line, path=dotted)
+    try:
+        return yaml.constructor.construct_object(node, deep=True)
+    except Exception:
+        raise SpecError(f"can't read the value '{node.value}'", file=name, line=line, path=dotted) from None
+
+
+def validate(kind: type[S], document: Document) -> S:
+    """`document` as a record of `kind`. Raises SpecError for the first wrong field, with the nearest valid name."""
+    try:
+        return kind.model_validate(document.data)
+    except ValidationError as error:
+        raise first_error(error, kind, document) from None
+
+
+def first_error(error: ValidationError, kind: type[BaseModel], document: Document) -> SpecError:
+    """The first problem pydantic found, in our words and at its line; unknown keys go first, as they explain the rest."""
+    problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    problem = problems[0]
+    path = tuple(str(p) for p in problem["loc"] if not _is_tag(str(p)))
+    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(kind, path[:-1])
+        return document.error(f"unknown key '{path[-1][:200]}'.{nearest(path[-1], known)}{more}", path)
+    if problem["type"] == "missing":
+        return document.error(f"missing; it is required{more}", path)
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if problem["type"] != "value_error":
+        shown = repr(problem["input"])
+        message += f", got {shown[:80]}"
+    return document.error(message + more, path)
+
+
+def _is_tag(part: str) -> bool:
+    """Parts pydantic puts into a location for unions and validators, which stand in no file."""
+    return part.startswith("function-") or "[" in part or (part[:1].isupper() and part.isidentifier())
+
+
+def _fields_at(kind: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    """Field names valid at `path` below `kind`."""
+    for part in path:
+        field = kind.model_fields.get(part)
+        inner = next(_models_in(field.annotation), None) if field else None
+        if inner is None:
+            return []
+        kind = inner
+    return [field.alias or name for name, field in kind.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+@lru_cache(maxsize=1)
+def data_root() -> Path:
+    """The folder that holds `hardware_profiles/` and `workloads/`: the checkout, or `simulator/data` in a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "data"
+    return installed if installed.is_dir() else package.parent
+
+
+CATALOGS = {
+    "model": "workloads/models",
+    "framework": "workloads/frameworks",
+    "device": "hardware_profiles/devices",
+    "network": "hardware_profiles/networks",
+}
+
+
+@lru_cache(maxsize=8)
+def catalog(kind: str) -> Mapping[str, Path]:
+    """Name -> file of the catalog `kind` (a key of CATALOGS), by name."""
+    return {p.stem: p for p in sorted((data_root() / CATALOGS[kind]).glob("*.yaml"))}
+
+
+@lru_cache(maxsize=512)
+def read_catalog(kind: str, name: str) -> Document:
+    """The catalog file of that name. Raises SpecError with the nearest names where there is none."""
+    known = catalog(kind)
+    if name not in known:
+        raise SpecError(f"unknown {kind} '{name[:200]}'.{nearest(name, known)}")
+    return read_document(known[name])
