@@ -1,0 +1,59 @@
+# make demo | make test | make lint | make bench: each is enough on a fresh machine with Python >= 3.11, make and git.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check
+RUN    := mixtral-8x7b-64xh100
+
+.PHONY: help demo test lint bench clean
+help:
+	@echo "make demo   simulate $(RUN) and write its report"
+	@echo "make test   run the test suite"
+	@echo "make lint   check style and types"
+	@echo "make bench  time the simulator"
+	@echo "make clean  remove the virtual environment and caches"
+
+demo: $(VENV)/installed
+	$(BIN)/moesim run workloads/runs/$(RUN).yaml --out reports/$(RUN)
+	@echo
+	@echo "Open $(CURDIR)/reports/$(RUN)/report.html in a browser."
+
+test: $(VENV)/installed-dev browser
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict simulator
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/speed.py
+
+# What a user gets: the lower bounds of pyproject.toml decide, nothing is pinned.
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -q -e .
+	touch $@
+
+# What the tests run with: pinned. PyTorch first and alone, so that no other package draws in another build of it.
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moesim needs Python 3.11 or later; try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+
+# The report tests drive a real browser.
+.PHONY: browser
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -n)
+browser:
+	@command -v chromedriver >/dev/null || { \
+	  command -v apt-get >/dev/null && $(SUDO) apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends chromium chromium-driver; \
+	} || echo "No chromedriver here and none could be installed: the browser tests will fail." >&2
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	find simulator tests -name __pycache__ -type d -prune -exec rm -rf {} +
