@@ -18,6 +18,8 @@ from simulator.errors import SpecError, nearest
 
 MAX_FILE_BYTES = 2**20
 MAX_DEPTH = 32
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS = {_TAG + name for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")}
 
 
 class Spec(BaseModel):
@@ -96,11 +98,16 @@ def _plain(
     seen.add(id(node))
     if len(path) > MAX_DEPTH:
         raise SpecError(f"nested deeper than {MAX_DEPTH} levels", file=name, line=line, path=dotted)
+    if node.tag not in _PLAIN_TAGS:
+        shown = str(node.tag).replace(_TAG, "!!")[:80]
+        raise SpecError(f"YAML tag {shown} is not allowed here", file=name, line=line, path=dotted)
     if node.id == "mapping":
         out: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value)
             key_line = key_node.start_mark.line + 1
+            if key_node.id != "scalar":
+                raise SpecError("a key must be a plain word", file=name, line=key_line, path=dotted)
+            key = str(key_node.value)
             if key in out:
                 raise SpecError("this key stands twice", file=name, line=key_line, path=".".join((*path, key)))
             lines[(*path, key)] = key_line
@@ -108,12 +115,10 @@ def _plain(
         return out
     if node.id == "sequence":
         return [_plain(v, (*path, str(i)), lines, name, yaml, seen) for i, v in enumerate(node.value)]
-    if not str(node.tag).startswith("tag:yaml.org,2002:") or "python" in str(node.tag):
-        raise SpecError(f"YAML tag {node.tag} is not allowed", file=name, line=line, path=dotted)
     try:
         return yaml.constructor.construct_object(node, deep=True)
     except Exception:
-        raise SpecError(f"can't read the value '{node.value}'", file=name, line=line, path=dotted) from None
+        raise SpecError(f"can't read the value '{node.value[:80]}'", file=name, line=line, path=dotted) from None
 
 
 def validate(kind: type[S], document: Document) -> S:
@@ -126,7 +131,8 @@ def validate(kind: type[S], document: Document) -> S:
 
 def first_error(error: ValidationError, kind: type[BaseModel], document: Document) -> SpecError:
     """The first problem pydantic found, in our words and at its line; unknown keys go first, as they explain the rest."""
-    problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    found = [e for e in error.errors() if e["type"] != "default_factory_not_called"]  # an echo of another problem
+    problems = sorted(found, key=lambda e: e["type"] != "extra_forbidden")
     problem = problems[0]
     path = tuple(str(p) for p in problem["loc"] if not _is_tag(str(p)))
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
