@@ -107,7 +107,7 @@ class ModelSpec(Spec):
 
     num_attention_heads: Count
     """Query heads."""
-    num_key_value_heads: Count = Field(default_factory=lambda data: data["num_attention_heads"])
+    num_key_value_heads: Count = Field(default_factory=lambda data: data.get("num_attention_heads", 1))
     """Key and value heads; as many as query heads where left out."""
     kv_lora_rank: Count | None = None
     """Width of the compressed keys and values; multi-head latent attention (arXiv 2405.04434) where set."""
@@ -141,13 +141,13 @@ class ModelSpec(Spec):
     num_experts_per_tok: CountOrNone = 0
     """Routed experts that work on a token."""
     moe_intermediate_size: CountOrNone = Field(
-        default_factory=lambda data: data["intermediate_size"] if data["num_experts"] else 0
+        default_factory=lambda data: data.get("intermediate_size", 0) if data.get("num_experts") else 0
     )
     """Width of one expert; as wide as a dense layer where left out."""
     n_shared_experts: CountOrNone = 0
     """Experts that work on every token, run as one network."""
     shared_expert_intermediate_size: CountOrNone = Field(
-        default_factory=lambda data: data["n_shared_experts"] * data["moe_intermediate_size"]
+        default_factory=lambda data: data.get("n_shared_experts", 0) * data.get("moe_intermediate_size", 0)
     )
     """Width of all shared experts together; n_shared_experts times an expert where left out."""
     shared_expert_gate: bool = False
@@ -156,7 +156,7 @@ class ModelSpec(Spec):
     """The first k layers are dense."""
     moe_every: LayerCount = 1
     """Of the others, every k-th is a MoE layer: those whose number, counted from 1, k divides."""
-    expert_gated_ffn: bool = Field(default_factory=lambda data: data["gated_ffn"])
+    expert_gated_ffn: bool = Field(default_factory=lambda data: data.get("gated_ffn", True))
     """Experts have three matrices; like the dense layers where left out (GLaM's are not)."""
     expert_bias: bool = False
     """Biases in the experts."""
@@ -325,9 +325,10 @@ class ModelSpec(Spec):
 
 
 def _head_dim(data: dict[str, Any]) -> int:
+    """The usual width; fields that failed their own check are absent from `data`."""
     if data.get("kv_lora_rank"):
-        return int(data["qk_nope_head_dim"] + data["qk_rope_head_dim"])
-    return max(1, int(data["hidden_size"] // data["num_attention_heads"]))
+        return int(data.get("qk_nope_head_dim", 0) + data.get("qk_rope_head_dim", 0))
+    return max(1, int(data.get("hidden_size", 0) // data.get("num_attention_heads", 1)))
 
 
 def resolve_model(value: str | Mapping[str, Any]) -> ModelSpec:
