@@ -1,0 +1,208 @@
+"""The command line: parses, calls one function, prints. Results go to stdout, messages to stderr.
+
+Exit codes: 0 done; 2 the input is wrong; 3 the run is infeasible; 1 anything else; 130 interrupted.
+Everything heavy is imported inside the command that needs it, so that help and refusals come at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from simulator import __version__
+from simulator.cli_catalog import devices, models, networks, schema
+from simulator.cli_output import echo, progress_bar, refuse_file, shipped, write_folder, write_text
+from simulator.errors import InfeasibleError, SimulatorError, SpecError
+
+app = typer.Typer(
+    name="moesim",
+    help="Time, memory, energy and money of dense and Mixture-of-Experts transformers, with error bars.",
+    epilog="Start with: moesim run mixtral-8x7b-64xh100 --out reports/mixtral. Each command's --help has examples.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change one field, by its dotted path. May be given many times."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        echo(f"moesim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Time, memory, energy and money of dense and Mixture-of-Experts transformers, with error bars."""
+
+
+@app.command()
+def run(
+    file: Annotated[str, typer.Argument(metavar="RUN", help="A run file, or the name of a shipped run.")],
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the report and its data there.")] = None,
+    json: Json = False,
+) -> None:
+    """Simulate one run: step time, throughput, MFU, memory, energy, money, each with its 90 % interval.
+
+    [bold]Examples[/bold]
+
+    moesim run mixtral-8x7b-64xh100
+    — a shipped run, summary on the terminal
+
+    moesim run my.yaml --set parallelism.tp=4 --set hardware.gpus=128
+    — the same run, changed
+
+    moesim run my.yaml --out reports/mine
+    — also report.html, result.json and trace.json.gz (for Perfetto) in that folder
+
+    moesim run my.yaml --json
+    — the whole result for a script
+    """
+    refuse_file(out)
+    from simulator.spec.run import read_run
+
+    spec = read_run(shipped(file, "runs"), set_ or ())
+    from simulator.simulation import simulate
+
+    result = simulate(spec)
+    if out is not None:
+        from simulator.report.page import render_run
+        from simulator.report.trace import write_trace
+
+        html = render_run(result)
+        with write_folder(out) as folder:
+            result.write(folder / "result.json")
+            (folder / "report.html").write_text(html, encoding="utf-8")
+            write_trace(result, folder / "trace.json.gz")
+    if json:
+        echo(result.model_dump_json(indent=1))
+        return
+    from simulator.cli_tables import print_result
+
+    print_result(result)
+    if out is not None:
+        echo(f"Wrote {out / 'report.html'}, result.json and trace.json.gz.")
+
+
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a shipped sweep.")],
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write sweep.csv and report.html there.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
+) -> None:
+    """Simulate every point of a grid and rank them. A point that can't be is a row with its reason.
+
+    [bold]Examples[/bold]
+
+    moesim sweep my-sweep.yaml --workers 2
+
+    moesim sweep my-sweep.yaml --out reports/my-sweep
+    — also the table as CSV and a page with the Pareto front
+    """
+    refuse_file(out)
+    from simulator.sweeps import evaluate, read_sweep
+
+    plan = read_sweep(shipped(file, "sweeps"), set_ or ())
+    with progress_bar("points") as advance:
+        frame = evaluate(plan, workers=workers, progress=advance)
+    if out is not None:
+        from simulator.report.sweep_page import render_sweep
+
+        html = render_sweep(frame)
+        with write_folder(out) as folder:
+            frame.to_csv(folder / "sweep.csv", index=False)
+            (folder / "report.html").write_text(html, encoding="utf-8")
+    from simulator.cli_tables import print_sweep
+
+    print_sweep(frame)
+    if out is not None:
+        echo(f"Wrote {out / 'report.html'} and sweep.csv.")
+
+
+@app.command()
+def compare(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT.json...", help="What `run --out` wrote.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write the comparison as a page.")] = None,
+) -> None:
+    """Put results side by side.
+
+    [bold]Example[/bold]
+
+    moesim compare a/result.json b/result.json --out comparison.html
+    """
+    from simulator.cli_tables import print_comparison
+    from simulator.result import Result
+
+    loaded = [Result.read(path) for path in results]
+    if out is not None:
+        from simulator.report.compare_page import render_compare
+
+        write_text(out, render_compare(loaded))
+    print_comparison(loaded)
+    if out is not None:
+        echo(f"Wrote {out}.")
+
+
+@app.command()
+def validate(
+    table: Annotated[str, typer.Argument(metavar="TABLE.csv", help="Published runs with what was measured.")],
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only these rows. May be given many times.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every row's prediction there.")] = None,
+) -> None:
+    """Replay published runs and print the error, per group and overall. No row is dropped silently.
+
+    [bold]Examples[/bold]
+
+    moesim validate workloads/validation/training.csv
+
+    moesim validate workloads/validation/training.csv --where quality=A --where hardware.device=h100-sxm --json out.json
+    """
+    from simulator.validation import validate_table
+
+    with progress_bar("rows") as advance:
+        validation = validate_table(shipped(table, "validation", ".csv"), where=where or (), progress=advance)
+    if json is not None:
+        write_text(json, validation.to_json())
+    echo(validation.summary())
+    if json is not None:
+        echo(f"Wrote {json}.")
+
+
+app.command()(models)
+app.command()(devices)
+app.command()(networks)
+app.command()(schema)
+
+
+def main() -> None:
+    """Run the command line and exit with its code; a user's mistake prints one message and no traceback."""
+    try:
+        app(prog_name="moesim")
+    except SpecError as error:
+        _fail(str(error), 2)
+    except InfeasibleError as error:
+        parts = [f"  {name}: {amount:.4g}" for name, amount in error.breakdown.items()]
+        _fail("\n".join([str(error), *parts]), 3)
+    except SimulatorError as error:
+        _fail(str(error), 1)
+
+
+def _fail(message: str, code: Literal[1, 2, 3]) -> None:
+    echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,202 @@
+"""Results, sweeps and catalogs as terminal tables. Only display: every figure is a Result's or a record's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from simulator.cli_output import echo, plain
+from simulator.report import numbers
+from simulator.report.numbers import Scale
+from simulator.result import Number, Result
+
+if TYPE_CHECKING:
+    import pandas
+
+Scaling = Callable[[Iterable[float]], Scale]
+
+# Key of the result -> how it reads. Those a kind of run lacks are left out; indented ones are parts of the line above.
+FIGURES: tuple[tuple[str, str, Scaling], ...] = (
+    ("step_time_s", "step time", numbers.seconds),
+    ("ttft_s", "time to first token", numbers.seconds),
+    ("tpot_s", "time per output token", numbers.seconds),
+    ("tokens_per_s", "tokens per second", numbers.tokens_per_second),
+    ("tokens_per_s_per_gpu", "tokens per second and GPU", numbers.tokens_per_second),
+    ("output_tokens_per_s", "output tokens per second", numbers.tokens_per_second),
+    ("max_concurrency", "requests that fit at once", numbers.ratios),
+    ("mfu", "model FLOPs utilisation", numbers.percent),
+    ("model_flops_per_gpu", "model FLOPs per GPU and step", lambda v: numbers.si(v, "FLOP")),
+    ("hardware_flops_per_gpu", "hardware FLOPs per GPU and step", lambda v: numbers.si(v, "FLOP")),
+    ("peak_memory_gib", "peak memory of the fullest GPU", numbers.gibibytes),
+    ("memory_gib.parameters", "  parameters", numbers.gibibytes),
+    ("memory_gib.gradients", "  gradients", numbers.gibibytes),
+    ("memory_gib.optimizer_states", "  optimizer states", numbers.gibibytes),
+    ("memory_gib.activations", "  activations", numbers.gibibytes),
+    ("memory_gib.kv_cache", "  KV cache", numbers.gibibytes),
+    ("memory_gib.buffers", "  buffers", numbers.gibibytes),
+    ("memory_gib.framework", "  framework", numbers.gibibytes),
+    ("communication_s.all_to_all.exposed", "exposed all-to-all", numbers.seconds),
+    ("communication_s.all_reduce.exposed", "exposed all-reduce", numbers.seconds),
+    ("communication_s.all_gather.exposed", "exposed all-gather", numbers.seconds),
+    ("communication_s.reduce_scatter.exposed", "exposed reduce-scatter", numbers.seconds),
+    ("communication_s.send_recv.exposed", "exposed send and receive", numbers.seconds),
+    ("all_to_all_bytes_per_gpu", "all-to-all sent per GPU", numbers.bytes_),
+    ("energy_total_j", "energy per step", numbers.joules),
+    ("joules_per_output_token", "energy per output token", numbers.joules),
+    ("average_power_w_per_gpu", "average power per GPU", lambda v: numbers.si(v, "W")),
+    ("days", "duration", numbers.days),
+    ("cost_usd", "cost", numbers.dollars),
+    ("usd_per_million_output_tokens", "cost per million output tokens", numbers.dollars),
+    ("carbon_kg", "carbon", numbers.kilograms),
+)
+
+
+def print_result(result: Result) -> None:
+    """The summary of one run: value, 90 % interval and basis of every figure that is not zero."""
+    summary = result.summary
+    counts = numbers.in_words(summary.parameters), numbers.in_words(summary.active_parameters)
+    table = _table(f"{result.name}: {result.kind} of {summary.model} on {summary.gpus:,} x {summary.device}")
+    for heading in ("", "value", "90 % interval", "basis"):
+        table.add_column(heading, justify="left" if heading in ("", "basis") else "right", no_wrap=heading != "basis")
+    for key, label, scaling in FIGURES:
+        number = result.numbers().get(key)
+        if number is not None and not (number.value == 0 and label.startswith("  ")):
+            scale = scaling([number.value])
+            table.add_row(label, scale.text(number.value), scale.interval(number), number.basis)
+    _print(table)
+    lines = [
+        f"{counts[0]} parameters, {counts[1]} active per token; network {summary.network}",
+        f"{numbers.significant(summary.allocatable_gib)} GiB of a GPU can be allocated",
+        f"{result.provenance.engine}; {result.provenance.certificate}",
+        *summary.notes,
+    ]
+    for line in lines:
+        echo(line)
+
+
+def print_comparison(results: Sequence[Result]) -> None:
+    """Results side by side, each with its half interval, one scale in a row."""
+    table = _table("comparison")
+    table.add_column("", no_wrap=True)
+    for result in results:
+        table.add_column(_cell(result.name), justify="right")
+    for key, label, scaling in FIGURES:
+        found = [result.numbers().get(key) for result in results]
+        values = [number.value for number in found if number is not None]
+        if any(values):
+            scale = scaling(values)
+            table.add_row(label, *("" if number is None else _with_interval(number, scale) for number in found))
+    _print(table)
+
+
+def _with_interval(number: Number, scale: Scale) -> str:
+    if number.low == number.high or number.value == 0:
+        return scale.text(number.value)
+    return f"{scale.text(number.value)} {numbers.plus_minus(number)}"
+
+
+def print_sweep(frame: pandas.DataFrame, *, most: int = 20) -> None:
+    """The best points of a sweep by its first metric, then how many there are and why others can't be."""
+    metrics = {key: (label, scaling) for key, label, scaling in FIGURES if key in frame}
+    axes = [str(column) for column in frame.columns[: list(frame.columns).index("status")]]
+    axes = [column for column in axes if column.split(".low")[0].split(".high")[0] not in metrics]
+    done = frame[frame["status"] == "ok"]
+    shown = [key for key in ("step_time_s", "tpot_s", "ttft_s", "mfu", "peak_memory_gib", "cost_usd") if key in metrics]
+    best = done.sort_values(shown[0]).head(most) if shown else done.head(most)
+    table = _table(f"best {len(best)} of {len(frame)} points")
+    for column in axes:
+        table.add_column(_cell(column))
+    scales = {key: metrics[key][1](best[key].dropna().tolist()) for key in shown}
+    for key in shown:
+        table.add_column(metrics[key][0], justify="right")
+    for _, row in best.iterrows():
+        table.add_row(*(_cell(str(row[a])) for a in axes), *(scales[key].text(row[key]) for key in shown))
+    _print(table)
+    echo(f"{len(done)} points simulated, {len(frame) - len(done)} can't be.")
+    for reason, count in frame.loc[frame["status"] != "ok", "reason"].value_counts().head(5).items():
+        echo(f"  {count} x {reason}")
+
+
+# Key endings of catalog entries -> what a label says instead, and the scale.
+_UNITS: tuple[tuple[str, str, Scaling], ...] = (
+    ("_flops_per_s", "", lambda v: numbers.si(v, "FLOP/s")),
+    ("_flops_per_token", " FLOPs per token", lambda v: numbers.si(v, "FLOP")),
+    ("_bytes_per_s", "", lambda v: numbers.si(v, "B/s")),
+    ("_bytes", "", numbers.bytes_),
+    ("_j_per_bit", "", lambda v: numbers.si(v, "J/b")),
+    ("_w", "", lambda v: numbers.si(v, "W", smallest=0, largest=0)),
+    ("_s", "", numbers.seconds),
+)
+
+
+def print_catalog(entries: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """One row an entry; `columns` maps the keys shown to their headings."""
+    table = _table(None)
+    texts = {key: _column(key, [entry.get(key) for entry in entries]) for key in columns}
+    for key, heading in columns.items():
+        number = any(isinstance(entry.get(key), int | float) for entry in entries)
+        table.add_column(heading, justify="right" if number else "left", no_wrap=key == "name")
+    for row in zip(*texts.values(), strict=True):
+        table.add_row(*(_cell(text) for text in row))
+    _print(table)
+
+
+def print_entry(entry: Mapping[str, Any], text: str) -> None:
+    """Every figure of one entry, then the file it comes from as it stands."""
+    table = _table(None)
+    table.add_column("", no_wrap=True)
+    table.add_column(_cell(str(entry["name"])), justify="right")
+    for key, value in entry.items():
+        if key != "name" and value is not None:
+            table.add_row(_label(key), _cell(_column(key, [value], exact=True)[0]))
+    _print(table)
+    echo(text.rstrip())
+
+
+def _label(key: str) -> str:
+    """The key as words, without the unit that its value shows."""
+    for ending, words, _ in _UNITS:
+        if key.endswith(ending):
+            return key.removesuffix(ending).replace("_", " ") + words
+    return key.replace("_", " ")
+
+
+def _column(key: str, values: Sequence[Any], *, exact: bool = False) -> list[str]:
+    """The texts of one column, figures in one prefix where it has a unit."""
+    figures = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    scale = next((scaling(figures) for ending, _, scaling in _UNITS if key.endswith(ending)), None)
+    if scale is None and key.endswith("parameters") and not exact:
+        scale = Scale(1e9, f"{numbers.NBSP}B")
+
+    def text(value: Any) -> str:
+        if value is None:
+            return ""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return str(value)
+        if scale is not None:
+            return scale.text(value)
+        return f"{value:,}" if isinstance(value, int) else numbers.significant(value)
+
+    return [text(value) for value in values]
+
+
+def _table(title: str | None) -> Table:
+    return Table(
+        title=_cell(title) if title else None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+    )
+
+
+def _cell(text: str) -> Text:
+    """Text as it stands: no markup read into it, nothing that steers the terminal."""
+    return Text(plain(text))
+
+
+def _print(table: Table) -> None:
+    """The table as wide as the terminal; where there is none, wide enough that nothing is cut."""
+    console = Console(highlight=False)
+    console.print(table, width=None if console.is_terminal else 160)
