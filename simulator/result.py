@@ -178,6 +178,8 @@ class Lever(Record):
     cost_usd: Number | None
     feasible: bool
     reason: str | None = None
+    # Kind of time it acts on, for its bar; None where it acts on several.
+    color: Color | None = None
 
 
 class Assumption(Record):
@@ -281,6 +283,7 @@ class Result(Record):
     communication_s: Communication | None = None
     all_to_all_bytes_per_gpu: Number | None = None
     energy_j: Energy | None = None
+    # At the meter: all steps of a training with tokens, otherwise one step or batch; so are cost_usd and carbon_kg.
     energy_total_j: Number | None = None
     average_power_w_per_gpu: Number | None = None
     cost_usd: Number | None = None
@@ -302,6 +305,8 @@ class Result(Record):
 
     breakdown: list[BreakdownItem] = Field(default_factory=list)
     memory_by_stage: list[StageMemory] = Field(default_factory=list)
+    # How each component of memory is counted, a phrase by component, such as "bf16, 2 bytes × 1.87 B held here".
+    memory_rules: dict[str, str] = Field(default_factory=dict)
     operators: list[OperatorRow] = Field(default_factory=list)
     timeline: Timeline | None = None
     traffic: Traffic | None = None
