@@ -143,7 +143,7 @@ def _device(name: str) -> dict[str, Any]:
         "memory_bytes": device.memory.capacity,
         "memory_bandwidth_bytes_per_s": bandwidth,
         "bf16_flops_per_memory_byte": device.peak["bf16"] / bandwidth if "bf16" in device.peak else None,
-        "scale_up": device.scale_up.kind,
+        "scale_up_kind": device.scale_up.kind,
         "scale_up_bytes_per_s": device.scale_up.bandwidth,
         "scale_up_domain": device.scale_up.domain,
         "tdp_w": device.tdp,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -198,5 +199,4 @@ def _cell(text: str) -> Text:
 
 def _print(table: Table) -> None:
     """The table as wide as the terminal; where there is none, wide enough that nothing is cut."""
-    console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 160)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
