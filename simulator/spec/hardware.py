@@ -65,7 +65,7 @@ class DeviceMemory(Spec):
 class ScaleUp(Spec):
     """The fast links between the GPUs of one domain; bandwidth per GPU and direction."""
 
-    kind: Literal["nvlink2", "nvlink3", "nvlink4", "nvlink5", "pcie", "ici", "xgmi", "none"]
+    kind: Literal["nvlink2", "nvlink3", "nvlink4", "nvlink5", "pcie", "ici", "xgmi"]
     bandwidth: Bandwidth
     domain: Annotated[int, Field(ge=1)]
     in_network_reduction: bool = False
@@ -139,14 +139,16 @@ class Device(Spec):
 
 
 class Network(Spec):
-    """What joins the nodes. Bandwidth is that of one NIC (or one link of a torus) and one direction."""
+    """What joins the nodes.
+
+    Bandwidth is that of one NIC (or one link of a torus) and one direction; latency is one way, GPU to GPU, for a small
+    message; link_energy is spent on every link a bit crosses, both ends together.
+    """
 
     name: str = "custom"  # a catalog entry is named by its file
     extends: str | None = None
     kind: Literal["infiniband", "roce", "omnipath", "nvlink-switch", "torus", "ethernet", "none"]
-    topology: Literal[
-        "rail-optimised-fat-tree", "fat-tree", "dragonfly", "hypercube", "torus-3d", "torus-2d", "single-node"
-    ]
+    topology: Literal["rail-optimised-fat-tree", "fat-tree", "dragonfly", "torus-3d", "torus-2d", "single-node"]
     bandwidth: Bandwidth = 0.0
     nics_per_node: Annotated[int, Field(ge=1)] | None = None
     links_per_gpu: Annotated[int, Field(ge=1)] | None = None
@@ -366,7 +368,8 @@ def resolve_hardware(value: Mapping[str, Any]) -> Hardware:
     try:
         return Hardware.model_validate(value)
     except ValidationError as error:
-        raise first_error(error, Hardware, Document(dict(value), {}, "", "")) from None
+        found = first_error(error, Hardware, Document({}, {}, "", ""))
+        raise SpecError(found.message, path=found.path or None) from None
 
 
 def device_names() -> list[str]:
