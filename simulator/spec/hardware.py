@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from math import ceil
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from simulator.errors import SpecError, nearest
-from simulator.spec.base import Document, Spec, catalog, first_error, read_catalog, read_document
+from simulator.spec.base import Document, Spec, first_error
+from simulator.spec.inheritance import Kind, expand, load
 from simulator.units import Bandwidth, EnergyPerBit, Frequency, Power, Rate, Size, Time
 
 MAX_GPUS = 2**22
-MAX_EXTENDS = 8
 
 Architecture = Literal[
     "volta", "ampere", "ada", "hopper", "blackwell", "blackwell-ultra", "blackwell-rtx", "cdna3",
@@ -179,105 +178,31 @@ class Network(Spec):
         return self.source.get(_NETWORK_SOURCES[field], "not stated")  # type: ignore[call-overload, no-any-return]
 
 
-_KINDS: dict[str, tuple[type[Spec], dict[str, str]]] = {
-    "device": (Device, _DEVICE_SOURCES),
-    "network": (Network, _NETWORK_SOURCES),
-}
+DEVICES = Kind("device", Device, _DEVICE_SOURCES)
+NETWORKS = Kind("network", Network, _NETWORK_SOURCES)
 
 
 def load_device(reference: str) -> Device:
     """The device of a catalog name, or of a path ending in .yaml. Raises SpecError."""
-    record = _load("device", reference)[0]
-    assert isinstance(record, Device)
-    return record
+    return load(DEVICES, reference)
 
 
 def load_network(reference: str) -> Network:
     """The network of a catalog name, or of a path ending in .yaml. Raises SpecError."""
-    record = _load("network", reference)[0]
-    assert isinstance(record, Network)
-    return record
+    return load(NETWORKS, reference)
 
 
-def _load(kind: str, reference: str, depth: int = 0) -> tuple[Spec, Mapping[str, Any]]:
-    """The record and the plain mapping it was read from, `extends` already followed."""
-    if depth > MAX_EXTENDS:
-        raise SpecError(f"{kind} '{reference}' extends a chain of more than {MAX_EXTENDS}, or itself")
-    if not reference.endswith((".yaml", ".yml")):
-        return _named(kind, reference, depth)
-    path = Path(reference)
-    return _stored(kind, path, path.stat().st_mtime_ns if path.is_file() else 0, depth)
-
-
-@lru_cache(maxsize=512)
-def _named(kind: str, name: str, depth: int) -> tuple[Spec, Mapping[str, Any]]:
-    return _record(kind, read_catalog(kind, name), name, depth)
-
-
-@lru_cache(maxsize=64)
-def _stored(kind: str, path: Path, _changed: int, depth: int) -> tuple[Spec, Mapping[str, Any]]:
-    return _record(kind, read_document(path), path.stem, depth)
-
-
-def _record(kind: str, document: Document, name: str, depth: int) -> tuple[Spec, Mapping[str, Any]]:
-    model = _KINDS[kind][0]
-    try:
-        data = {"name": name, **_extended(kind, document.data, f"{name}.yaml", depth)}
-    except ValueError as error:
-        raise document.error(str(error), ("extends",)) from None
-    try:
-        return model.model_validate(data), data
-    except ValidationError as error:
-        raise first_error(error, model, document) from None
-
-
-def _extended(kind: str, data: Mapping[str, Any], where: str, depth: int = 0) -> dict[str, Any]:
-    """`data` laid over the entry it extends. What it changes is no longer covered by the base's sources."""
-    if "extends" not in data:
-        return dict(data)
-    if not isinstance(data["extends"], str):
-        raise ValueError(f"extends takes the name of one {kind}")
-    groups = _KINDS[kind][1]
-    base = {key: value for key, value in _load(kind, data["extends"], depth + 1)[1].items() if key != "name"}
-    cited = {groups[key]: f"stated in {where}" for key in data if key in groups}
-    changed = {**data, "source": {**cited, **data["source"]} if isinstance(data.get("source"), dict) else cited}
-    return _merge(base, changed)
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key, anything else replaces, and null takes the key out."""
-    merged = dict(base)
-    for key, value in over.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _reader(kind: str) -> tuple[BeforeValidator, WithJsonSchema]:
-    """Turns a catalog name, a path or an inline mapping into what pydantic validates as a `kind`."""
-    model = _KINDS[kind][0]
+def _reader(kind: Kind[Any]) -> tuple[BeforeValidator, WithJsonSchema]:
+    """Turns a catalog name, a path or an inline mapping into what pydantic validates as a record of `kind`."""
 
     def read(value: object) -> object:
         try:
-            if isinstance(value, str):
-                return _load(kind, value)[0]
-            if isinstance(value, Mapping) and set(value) == {"extends"} and isinstance(value["extends"], str):
-                return _load(kind, value["extends"])[0]
-            if isinstance(value, Mapping) and "extends" in value:
-                name = f"{value['extends']} (changed)"
-                return {"name": name, **_extended(kind, value, "the run")}
+            return expand(kind, value)
         except SpecError as error:  # as a ValueError pydantic adds the place in the run file
             raise ValueError(str(error)) from None
-        if not isinstance(value, Mapping | model):
-            raise ValueError(f"expected the name of a {kind}, a path ending in .yaml, or a mapping, got {value!r}")
-        return value
 
-    text = {"type": "string", "description": f"name of a {kind}, or a path ending in .yaml"}
-    inline = {"type": "object", "description": f"a {kind} in full, or `extends` and what differs"}
+    text = {"type": "string", "description": f"name of a {kind.name}, or a path ending in .yaml"}
+    inline = {"type": "object", "description": f"a {kind.name} in full, or `extends` and what differs"}
     return BeforeValidator(read), WithJsonSchema({"anyOf": [text, inline]})
 
 
@@ -292,17 +217,17 @@ def _usual_network(fields: dict[str, Any]) -> Network:
 class Hardware(Spec):
     """The cluster of a run. Node size and network default to those the device usually comes with."""
 
-    device: Annotated[Device, *_reader("device")]
+    device: Annotated[Device, *_reader(DEVICES)]
     gpus: Annotated[int, Field(ge=1, le=MAX_GPUS)]
     gpus_per_node: Annotated[int, Field(ge=1)] = Field(default_factory=_usual_node)
-    network: Annotated[Network, *_reader("network")] = Field(default_factory=_usual_network)
+    network: Annotated[Network, *_reader(NETWORKS)] = Field(default_factory=_usual_network)
 
     @model_validator(mode="before")
     @classmethod
     def _null_means_usual(cls, value: object) -> object:
-        if not isinstance(value, Mapping):
+        if isinstance(value, Hardware):
             return value
-        if value.get("device") is None:
+        if not isinstance(value, Mapping) or value.get("device") is None:
             raise ValueError("needs a device, as in {device: h100-sxm, gpus: 8}")
         return {key: item for key, item in value.items() if item is not None}
 
@@ -370,13 +295,3 @@ def resolve_hardware(value: Mapping[str, Any]) -> Hardware:
     except ValidationError as error:
         found = first_error(error, Hardware, Document({}, {}, "", ""))
         raise SpecError(found.message, path=found.path or None) from None
-
-
-def device_names() -> list[str]:
-    """The devices of the catalog, sorted."""
-    return list(catalog("device"))
-
-
-def network_names() -> list[str]:
-    """The networks of the catalog, sorted."""
-    return list(catalog("network"))
