@@ -134,7 +134,7 @@ def first_error(error: ValidationError, kind: type[BaseModel], document: Documen
     found = [e for e in error.errors() if e["type"] != "default_factory_not_called"]  # an echo of another problem
     problems = sorted(found, key=lambda e: e["type"] != "extra_forbidden")
     problem = problems[0]
-    path = tuple(str(p) for p in problem["loc"] if not _is_tag(str(p)))
+    path = _path(problem["loc"], document.data, ends_in_key=problem["type"] in ("extra_forbidden", "missing"))
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _fields_at(kind, path[:-1])
@@ -148,8 +148,21 @@ def first_error(error: ValidationError, kind: type[BaseModel], document: Documen
     return document.error(message + more, path)
 
 
+def _path(location: tuple[int | str, ...], data: Any, *, ends_in_key: bool) -> tuple[str, ...]:
+    """The field path of a pydantic location, which also names the unions and validators passed on the way."""
+    path: list[str] = []
+    for place, part in enumerate(location, start=1):
+        stands = (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int))
+        if stands:
+            data = data[part]
+        elif _is_tag(str(part)) and not (ends_in_key and place == len(location)):
+            continue
+        path.append(str(part))
+    return tuple(path)
+
+
 def _is_tag(part: str) -> bool:
-    """Parts pydantic puts into a location for unions and validators, which stand in no file."""
+    """Whether pydantic put this part into a location for a union or a validator."""
     return part.startswith("function-") or "[" in part or (part[:1].isupper() and part.isidentifier())
 
 
