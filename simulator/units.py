@@ -15,6 +15,7 @@ from quantiphy import Quantity, QuantiPhyError
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 HOUR, DAY = 3600.0, 86400.0
+US = 1e-6
 
 # dimension -> {unit as written: factor to SI}
 _UNITS: dict[str, dict[str, float]] = {
@@ -53,6 +54,8 @@ _EXAMPLES = {
 def parse(text: str, dimension: str) -> float:
     """The SI value of `text`. Raises ValueError naming the unit expected where the text has none or another."""
     units, example = _UNITS[dimension], _EXAMPLES[dimension]
+    if "," in text:  # 3,35 would read as 335
+        raise ValueError(f"'{text}' has a comma; write decimals with a point and no thousands separators")
     number, _, unit = text.strip().partition(" ")
     if unit in units:  # a unit that needs no scale factor, such as "574 h" or "0.08 USD/kWh"
         quantity, name = _number(number, text, dimension, example), unit

@@ -250,9 +250,10 @@ class Hardware(Spec):
 
     @property
     def scale_up_domain(self) -> int:
-        """GPUs of this run that reach each other over the scale-up links: a node, or a rack where those span nodes."""
-        domain = max(self.device.scale_up.domain, self.gpus_per_node)
-        return min(self.gpus, domain if self.device.scale_up.domain > self.gpus_per_node else self.gpus_per_node)
+        """GPUs of the run joined by scale-up links: a rack where they span nodes, else a node."""
+        device = self.device
+        spans_nodes = device.scale_up.domain > device.node.gpus
+        return min(self.gpus, device.scale_up.domain if spans_nodes else self.gpus_per_node)
 
     @property
     def node_bandwidth_per_gpu(self) -> float:
