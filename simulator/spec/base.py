@@ -130,7 +130,7 @@ def validate(kind: type[S], document: Document) -> S:
 
 
 def first_error(error: ValidationError, kind: type[BaseModel], document: Document) -> SpecError:
-    """The first problem pydantic found, in our words and at its line; unknown keys go first, as they explain the rest."""
+    """The first problem pydantic found, in our words and at its line; unknown keys go first: they explain the rest."""
     found = [e for e in error.errors() if e["type"] != "default_factory_not_called"]  # an echo of another problem
     problems = sorted(found, key=lambda e: e["type"] != "extra_forbidden")
     problem = problems[0]
