@@ -23,6 +23,8 @@ from simulator.spec.hardware import (
     torus_shape,
 )
 
+MANUAL = Path(__file__).resolve().parent.parent / "docs" / "hardware.md"
+
 TOY = """\
 architecture: other
 peak: {bf16: 1 TFLOP/s}
@@ -492,3 +494,16 @@ def test_the_schema_shows_units_and_choices() -> None:
     assert "torus" in Network.model_json_schema()["properties"]["kind"]["enum"]
     hardware = Hardware.model_json_schema()["properties"]
     assert [choice["type"] for choice in hardware["device"]["anyOf"]] == ["string", "object"]
+
+
+def test_the_manual_names_everything_in_the_catalogs() -> None:
+    manual = MANUAL.read_text(encoding="utf-8")
+    assert [name for kind in ("device", "network") for name in catalog(kind) if f"`{name}`" not in manual] == []
+
+
+def test_the_manual_s_device_in_ten_lines_works(tmp_path: Path) -> None:
+    manual = MANUAL.read_text(encoding="utf-8")
+    example = manual.split("## A device in ten lines")[1].split("```yaml\n")[1].split("```")[0]
+    assert len(example.splitlines()) == 10
+    (tmp_path / "mine.yaml").write_text(example)
+    assert load_device(str(tmp_path / "mine.yaml")).peak_for("bf16") == 989.4e12
