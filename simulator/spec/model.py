@@ -378,11 +378,13 @@ def _from_fields(document: Document, name: str, chain: tuple[str, ...]) -> Model
     model = _validated({**base.model_dump(exclude_unset=True), **own}, document)
     if "name" in own:
         return model
+    if name:
+        return model.model_copy(update={"name": name})
     changed = [f"{key}={own[key]}" for key in own if getattr(model, key) != getattr(base, key)]
     if not changed:
         return base
     suffix = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
-    return model.model_copy(update={"name": name or f"{base.name} with {suffix}"[:200]})
+    return model.model_copy(update={"name": f"{base.name} with {suffix}"[:200]})
 
 
 def _validated(fields: dict[str, Any], document: Document) -> ModelSpec:
