@@ -190,6 +190,8 @@ def test_bytes_a_second_out_of_a_node(name: str, per_node: float) -> None:
         ("h100-sxm", "int4", 989.4e12),
         ("v100-sxm2-32gb", "int4", 125e12),
         ("gb300", "nvfp4", 15e15),
+        ("gb300", "mxfp8", 5e15),
+        ("gb300", "fp8_block", 5e15),
         ("b200-sxm", "mxfp4", 9e15),
         ("a100-sxm-80gb", "tf32", 156e12),
     ],
