@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each part may import itself and the parts named here. `result` holds the words that label a figure, so all may use it.
 WORDS = {"errors", "units", "result"}
 PHYSICS = WORDS | {"spec", "graph", "cost", "engine"}
-PROGRAM = PHYSICS | {"simulation", "__version__"}
+PROGRAM = PHYSICS | {"assembly", "simulation", "__version__"}
 MAY_IMPORT = {
     "errors": set(),
     "units": {"errors"},
@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "graph": WORDS | {"spec"},
     "cost": WORDS | {"spec", "graph"},
     "engine": WORDS | {"spec", "graph", "cost"},
-    "simulation": PHYSICS | {"__version__"},
+    "assembly": PHYSICS | {"__version__"},
+    "simulation": PHYSICS | {"assembly", "__version__"},
     "serving": PROGRAM,
     "sweeps": PROGRAM,
     "validation": PROGRAM,
