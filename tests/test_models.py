@@ -406,6 +406,13 @@ def test_a_copy_counts_anew() -> None:
         model.model_copy(update={"num_hidden_layers": 0})
 
 
+def test_schema_describes_every_field_and_allows_extends() -> None:
+    schema = ModelSpec.model_json_schema()
+    assert [name for name, field in schema["properties"].items() if not field.get("description")] == []
+    needed = ["num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads"]
+    assert schema["anyOf"] == [{"required": ["extends"]}, {"required": needed}]
+
+
 def test_extending_a_model() -> None:
     slice_ = resolve_model({"extends": "deepseek-v2", "num_hidden_layers": 4})
     assert slice_.name == "deepseek-v2 with num_hidden_layers=4"

@@ -6,60 +6,34 @@ and a few that exact parameter counts need. Counting itself is in `simulator.spe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from simulator.errors import SpecError
 from simulator.spec import parameters as counts
 from simulator.spec.base import Document, Spec, first_error, read_catalog, read_document
 from simulator.spec.dimensions import Count, CountOrNone, LayerCount, LayerCountOrNone
 from simulator.spec.huggingface import read_config
+from simulator.spec.peer import PeerSpec
 
 LayerKind = Literal["dense", "moe", "peer"]
 Layers = tuple[LayerKind, ...]
 
 
-class PeerSpec(Spec):
-    """Parameter Efficient Expert Retrieval (arXiv 2407.04153): k of N one-neuron experts found by product keys."""
-
-    num_experts: Count
-    """Experts in the layer, a square number: two sets of sqrt(N) sub-keys address them."""
-    num_heads: Count = 8
-    """Retrieval heads; they share experts and keys, each has its own query network."""
-    top_k: Count = 16
-    """Experts each head retrieves per token."""
-    query_dim: Count
-    """Width of one head's query; each sub-key has half of it."""
-    layers: tuple[Annotated[int, Field(ge=0, lt=10_000)], ...] = Field(min_length=1)
-    """Decoder layers (from 0) whose feed-forward network is replaced."""
-    query_batch_norm: bool = True
-    """Batch normalisation of the queries, which evens out the use of the experts."""
-
-    @property
-    def keys_per_set(self) -> int:
-        """sqrt(num_experts)."""
-        return math.isqrt(self.num_experts)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.keys_per_set**2 != self.num_experts:
-            raise ValueError(f"num_experts must be a square number (product keys), got {self.num_experts}")
-        if self.query_dim % 2:
-            raise ValueError(f"query_dim must be even (one half per key set), got {self.query_dim}")
-        if self.top_k > self.keys_per_set:
-            raise ValueError(f"top_k ({self.top_k}) exceeds the {self.keys_per_set} keys of a set")
-        if len(set(self.layers)) != len(self.layers):
-            raise ValueError("layers names a layer twice")
-        return self
+def _allow_extends(schema: dict[str, Any]) -> None:
+    """In a file or mapping, `extends` stands for whatever is left out; `resolve_model` takes it away."""
+    schema["properties"]["extends"] = {"type": "string", "description": "A model whose fields the others replace."}
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": schema.pop("required")}]
 
 
 class ModelSpec(Spec):
     """A model's architecture. Sizes are numbers of elements; `parameters` and `active_parameters` are exact."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, json_schema_extra=_allow_extends)
 
     name: str = Field(default="unnamed", max_length=200)
     """As people write it, for example mixtral-8x7b; a file's own name where it is left out."""
