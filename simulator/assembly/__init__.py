@@ -1,0 +1,1 @@
+"""From a timeline to a Result: numbers with intervals, and the records a report draws."""

@@ -1,0 +1,77 @@
+"""Intervals: how wrong each kind of cost may be, and what that makes of a sum.
+
+Errors of one kind of operator are shared by all its calls and layers, so they add linearly within a kind and in
+quadrature between kinds. On top comes the model's own error: what it leaves out of a framework's behaviour, the same for
+everything in a step. Intervals are symmetric in the logarithm: value x exp(+-1.645 sigma).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import exp, sqrt
+
+from simulator.cost.machine import Machine
+from simulator.result import Basis, Number
+
+Z90 = 1.645
+# Relative error of what is not an operator: waiting follows from the rest, the host and noise are fitted.
+HOST_ERROR, NOISE_ERROR = 0.5, 0.5
+MODEL_ERROR = {"dense": 0.06, "moe": 0.11}
+"""Standard deviation of log(predicted/measured) beyond operator errors, on workloads/validation/training.csv (quality A)."""
+MEMORY_ERROR = 0.05
+POWER_ERROR = 0.12
+CARBON_ERROR = 0.10
+# Strongest last: a figure takes the weakest label that carries at least a tenth of it.
+_WEAKNESS: tuple[Basis, ...] = ("datasheet", "transferred", "extrapolated", "interpolated", "measured", "exact")
+BASIS_SHARE = 0.10
+
+
+def item_errors(machine: Machine, precision: str) -> dict[str, float]:
+    """Relative standard error of each breakdown item on a machine."""
+    curves = machine.curves
+    gemm = machine.gemm(precision).curve.relative_error
+    attention = max(curve.relative_error for curve in curves.attention.values())
+    link, network = curves.collective.relative_error, curves.network.relative_error
+    return {
+        "expert_gemm": sqrt(gemm**2 + curves.grouped.relative_error**2 / 4),
+        "ffn_gemm": gemm,
+        "attention_projection": gemm,
+        "attention_core": min(attention, 0.2),
+        "logits": gemm,
+        "elementwise": curves.memory.relative_error,
+        "gather": 2 * curves.memory.relative_error,
+        "optimizer": curves.memory.relative_error,
+        "all_to_all": network,
+        "tensor_parallel": link,
+        "expert_tensor_parallel": link,
+        "context_parallel": network,
+        "send_recv": network,
+        "gradient_sync": network,
+        "parameter_gather": network,
+        "host": HOST_ERROR,
+    }
+
+
+def combined_error(seconds: Mapping[str, float], errors: Mapping[str, float], model_error: float) -> float:
+    """Relative error of a sum of items; what has no error of its own (waiting) scales with the rest."""
+    known = {item: value for item, value in seconds.items() if item in errors}
+    total = sum(known.values())
+    if total <= 0:
+        return model_error
+    variance = sum((value / total * errors[item]) ** 2 for item, value in known.items())
+    return sqrt(variance + model_error**2)
+
+
+def number(value: float, error: float, basis: Basis) -> Number:
+    """A value with its 90 % interval for a relative standard error."""
+    factor = exp(Z90 * error)
+    return Number(value=value, low=value / factor, high=value * factor, basis=basis)
+
+
+def weakest(shares: Mapping[Basis, float]) -> Basis:
+    """The weakest label that carries at least 10 % of a figure."""
+    total = sum(shares.values())
+    for basis in _WEAKNESS:
+        if total and shares.get(basis, 0.0) >= BASIS_SHARE * total:
+            return basis
+    return "exact"

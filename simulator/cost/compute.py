@@ -1,0 +1,116 @@
+"""Seconds of compute operators, as arrays.
+
+GEMM: t = t0 + tk min(K, 8192)/4096 + [(F/R)^p + (B/(em BW))^p]^(1/p), the p-norm of its compute and memory time. Fitted on
+12 million published kernel timings; the linear term in K is capped, since uncapped it misses long K by 160 %.
+Attention: the same norm with a rate that saturates with sequence length and head dimension.
+HBM-bound operators: bytes over a fraction of the bandwidth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.cost.machine import Machine
+from simulator.graph.operator import Attention, Gemm, HostTransfer, Traffic, WeightGrad
+from simulator.units import US
+
+Array = NDArray[np.float64]
+
+K_CAP, K_UNIT = 8192.0, 4096.0
+SEQ_HALF_FORWARD, SEQ_HALF_BACKWARD = 600.0, 900.0
+"""Sequence length at which attention reaches half of its long-sequence rate."""
+HEAD_HALF, HEAD_REFERENCE = 24.0, 128.0
+"""Head dimension at which it reaches half, and the one its efficiency is quoted at."""
+ATTENTION_NORM = 2.0
+DECODE_EFFICIENCY = 0.82
+"""Fraction of HBM bandwidth decode attention reaches on caches beyond the L2 (published kernel timings, H100 and B200)."""
+
+
+def gemm_seconds(works: Sequence[tuple[Machine, Gemm | WeightGrad]]) -> Array:
+    """Seconds of GEMMs and weight gradients on their machines, each if alone on the GPU."""
+    table = np.array([_gemm_row(machine, work) for machine, work in works], dtype=np.float64)
+    depth, flops, moved, rate, bandwidth, t0, tk, p, groups, group_s, loss = table.T
+    overhead = t0 + tk * np.minimum(depth, K_CAP) / K_UNIT
+    body = ((flops / rate) ** p + (moved / bandwidth) ** p) ** (1 / p)
+    grouped: Array = groups * (body + group_s) / (1 - loss * (1 - 1 / groups)) + overhead
+    return grouped
+
+
+def _gemm_row(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, ...]:
+    """Depth of the inner product, FLOPs and bytes of one group, rates, and how groups are run.
+
+    A batched GEMM is one kernel over all its groups; a grouped one schedules them apart.
+    """
+    rate = machine.gemm(work.precision)
+    apart = work.grouped != "" and work.groups > 1
+    groups = work.groups if apart else 1.0
+    depth = work.k if isinstance(work, Gemm) else work.m / work.groups
+    curve = machine.curves.grouped
+    group_s, loss = 0.0, 0.0
+    if apart:
+        on_device = work.grouped == "device"
+        group_s = (curve.device_group_us if on_device else curve.group_us) * US
+        loss = curve.loss * (curve.device_loss_share if on_device else 1.0)
+    return (
+        depth,
+        work.flops / groups,
+        work.bytes / groups,
+        rate.rate,
+        rate.bandwidth,
+        rate.t0,
+        rate.tk,
+        rate.p,
+        groups,
+        group_s,
+        loss,
+    )
+
+
+def attention_seconds(works: Sequence[tuple[Machine, Attention]]) -> Array:
+    """Seconds of fused attention kernels."""
+    table = np.array([_attention_row(machine, work) for machine, work in works], dtype=np.float64)
+    flops, moved, rate, bandwidth, t0 = table.T
+    seconds: Array = t0 + np.hypot(flops / rate, moved / bandwidth)
+    return seconds
+
+
+def _attention_row(machine: Machine, work: Attention) -> tuple[float, ...]:
+    memory = machine.curves.memory
+    rate = machine.attention(work.kernel, "bf16", work.phase)
+    half = SEQ_HALF_FORWARD if work.phase == "forward" else SEQ_HALF_BACKWARD
+    reference = (HEAD_REFERENCE + HEAD_HALF) / HEAD_REFERENCE
+    rate *= work.head_dim / (work.head_dim + HEAD_HALF) * reference
+    if work.decode:
+        return work.flops, work.bytes, rate, DECODE_EFFICIENCY * machine.memory_bandwidth, memory.t0_us * US
+    rate = machine.sustained("bf16", rate * work.seq / (work.seq + half))
+    return work.flops, work.bytes, rate, machine.curves.memory.efficiency * machine.memory_bandwidth, memory.t0_us * US
+
+
+def traffic_seconds(works: Sequence[tuple[Machine, Traffic]]) -> Array:
+    """Seconds of HBM-bound operators."""
+    rows = [
+        (
+            work.bytes,
+            m.curves.memory.gather_efficiency if work.gather else m.curves.memory.efficiency,
+            m.memory_bandwidth,
+            m.curves.memory.t0_us * US,
+        )
+        for m, work in works
+    ]
+    moved, efficiency, bandwidth, t0 = np.array(rows, dtype=np.float64).T
+    seconds: Array = t0 + moved / (efficiency * bandwidth)
+    return seconds
+
+
+def host_transfer_seconds(works: Sequence[tuple[Machine, HostTransfer]]) -> Array:
+    """Seconds of copies between GPU and host."""
+    return np.array([work.bytes / _host_bandwidth(machine) for machine, work in works], dtype=np.float64)
+
+
+def _host_bandwidth(machine: Machine) -> float:
+    device = machine.hardware.device
+    bandwidth = device.host.bandwidth if device.host is not None else device.pcie
+    return bandwidth if bandwidth is not None else machine.link

@@ -1,0 +1,95 @@
+"""Hardware and curves brought together: the rates that formulas need, in SI units, each computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from simulator.spec.curves import Curves, GemmCurve, read_priors
+from simulator.spec.hardware import Hardware
+from simulator.units import US
+
+THROTTLE_EXPONENT = 4.0
+"""Sharpness of the transition between the rate a kernel could reach and the rate the power limit sustains."""
+MAX_FLOOR_SHARE = 0.4
+"""The active floor of a device with a much lower limit than the one it was fitted on is at most this share of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GemmRate:
+    """GEMM parameters of one precision: FLOP/s, bytes/s, seconds."""
+
+    rate: float
+    bandwidth: float
+    t0: float
+    tk: float
+    p: float
+    curve: GemmCurve
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A cluster with its curves; `gemm` and `attention` rates are looked up by precision and kernel."""
+
+    hardware: Hardware
+    curves: Curves
+
+    def sustained(self, precision: str, rate: float) -> float:
+        """FLOP/s of a long kernel that could reach `rate` if power did not limit the clock.
+
+        R = (rate^-4 + P^-4)^(-1/4) with P = (TDP - P0) / (energy per FLOP). A fit over parts of 500 to 1400 W
+        (docs/design.md); no limit where none is seen.
+        """
+        device, power = self.hardware.device, self.curves.power
+        energy = power.pj_per_flop.get(device.compute_precision(precision))
+        if not power.limits_clock or energy is None:
+            return rate
+        floor = min(power.p0_w, MAX_FLOOR_SHARE * device.tdp)
+        limit = (device.tdp - floor) / (energy * 1e-12)
+        return float((rate**-THROTTLE_EXPONENT + limit**-THROTTLE_EXPONENT) ** (-1 / THROTTLE_EXPONENT))
+
+    def gemm(self, precision: str) -> GemmRate:
+        """The rates of GEMMs in a run precision."""
+        return _gemm_rate(self, precision)
+
+    def attention(self, kernel: str, precision: str, phase: str) -> float:
+        """FLOP/s of a long attention kernel at head dimension 128, before saturation and the power limit."""
+        curve = self.curves.attention[kernel]
+        share = curve.forward if phase == "forward" else curve.backward
+        return share * self.hardware.device.peak_for(precision)
+
+    @property
+    def link(self) -> float:
+        """Bytes/s, one direction, of a GPU's scale-up link."""
+        return self.hardware.device.scale_up.bandwidth
+
+    @property
+    def nic(self) -> float:
+        """Bytes/s, one direction, of a GPU's share of its node's NICs."""
+        return self.hardware.node_bandwidth_per_gpu
+
+    @property
+    def memory_bandwidth(self) -> float:
+        """Bytes/s of device memory."""
+        return self.hardware.device.memory.bandwidth
+
+    def __hash__(self) -> int:
+        return hash((id(self.hardware), id(self.curves)))
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@lru_cache(maxsize=4096)
+def _gemm_rate(machine: Machine, precision: str) -> GemmRate:
+    device = machine.hardware.device
+    name = device.compute_precision(precision)
+    curve = machine.curves.gemm.get(name) or machine.curves.gemm["bf16"]
+    rate = machine.sustained(precision, curve.ec * device.peak_for(precision))
+    bandwidth = curve.em * device.memory.bandwidth
+    return GemmRate(rate, bandwidth, curve.t0_us * US, curve.tk_us * US, curve.p, curve)
+
+
+def build_machine(hardware: Hardware) -> Machine:
+    """The machine of a run: its hardware with the priors of its architecture."""
+    return Machine(hardware, read_priors(hardware.device.architecture))

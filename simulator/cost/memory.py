@@ -1,0 +1,201 @@
+"""Peak memory of one GPU of each pipeline stage in training, bytes by component.
+
+Parameters, gradients and optimizer states follow from what a rank holds and how ZeRO shards it; activations from what each
+module keeps for its backward pass, times the micro-batches in flight; buffers from the largest transient tensors. Without
+fused attention the counts are those of Korthikanti et al. (arXiv 2205.05198, equations 1-4); with it, those of the modules
+as Megatron Core and FSDP2 keep them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.graph import parameters_held as held
+from simulator.graph.builder import Build, Layer, layers_of
+from simulator.graph.parallel import split_layers
+from simulator.units import GIB
+
+BF16, FP32 = 2.0, 4.0
+WORKSPACE_BYTES = 0.3 * GIB
+"""cuBLAS workspaces and small persistent buffers inside the allocator (SimuMax's measured B200 runs)."""
+CONTEXT_BYTES = 1.5 * GIB
+"""CUDA context, NCCL channels and kernel images outside the allocator: typical nvidia-smi excess of an 8-rank H100 job."""
+FRAGMENTATION = 0.03
+"""Of activations and buffers: blocks the caching allocator can't reuse (assumed, expandable segments on)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageBytes:
+    """Bytes of one GPU of a stage at its peak; `moment` says when that is."""
+
+    parameters: float
+    gradients: float
+    optimizer_states: float
+    activations: float
+    buffers: float
+    kv_cache: float
+    framework: float
+    moment: str
+
+    @property
+    def total(self) -> float:
+        """Everything the device must hold."""
+        return self.allocated + self.framework
+
+    @property
+    def allocated(self) -> float:
+        """What the framework's allocator reports as its peak."""
+        states = self.parameters + self.gradients + self.optimizer_states
+        return states + self.activations + self.buffers + self.kv_cache
+
+    def parts(self) -> dict[str, float]:
+        """GiB by component, as `Memory` names them."""
+        names = ("parameters", "gradients", "optimizer_states", "activations", "buffers", "kv_cache", "framework")
+        return {name: getattr(self, name) / GIB for name in names}
+
+
+def training_memory(b: Build) -> list[StageBytes]:
+    """Peak bytes of every stage of a training run."""
+    layers = layers_of(b.run)
+    chunks = split_layers(len(layers), b.layout.pp, b.layout.vpp, b.run.defaults.pads_uneven_pipeline)
+    return [_stage(b, stage, [[layers[i] for i in chunk] for chunk in chunks[stage]]) for stage in range(b.layout.pp)]
+
+
+def _stage(b: Build, stage: int, chunks: list[list[Layer]]) -> StageBytes:
+    layers = [layer for chunk in chunks for layer in chunk]
+    parameters, gradients, states, gathered = _states(b, stage, layers)
+    flight = chunks_in_flight(stage, b.layout.pp, b.layout.vpp, b.layout.micro_batches, _schedule(b))
+    kept = sum(stored_bytes(b, layer) for layer in layers) / len(chunks) * flight
+    live = max((live_bytes(b, layer) - stored_bytes(b, layer) for layer in set(layers)), default=0.0)
+    first, last = stage == 0, stage == b.layout.pp - 1
+    logits = _logits(b) if last else 0.0
+    moment = "loss of the first micro-batch" if logits > live else "backward pass of the last layer held"
+    buffers = gathered + max(logits, live) + _communication_buffers(b) + WORKSPACE_BYTES
+    if first:
+        buffers += b.shapes.rows * b.run.model.hidden_size * BF16
+    framework = CONTEXT_BYTES + FRAGMENTATION * (kept + buffers)
+    return StageBytes(parameters, gradients, states, kept, buffers, 0.0, framework, moment)
+
+
+def _schedule(b: Build) -> str:
+    return b.run.training.schedule if b.run.training else "1f1b"
+
+
+def chunks_in_flight(stage: int, pp: int, vpp: int, micro_batches: int, schedule: str) -> float:
+    """Chunk forward passes whose activations a stage holds at its peak."""
+    total = micro_batches * vpp
+    if schedule == "gpipe":
+        return total
+    if vpp == 1:
+        return min(pp - stage, total)
+    if micro_batches == pp:
+        return total
+    return min((pp - stage - 1) * 2 + (vpp - 1) * pp + 1, total)
+
+
+def _states(b: Build, stage: int, layers: list[Layer]) -> tuple[float, float, float, float]:
+    """(parameters, gradients, optimizer states, gathered parameters of ZeRO-3) in bytes."""
+    layout, framework, model = b.layout, b.run.defaults, b.run.model
+    assert b.run.training is not None
+    kinds = [layer.kind for layer in layers]
+    dense, expert = held.stage_held(model, layout, kinds, stage)
+    sharding, data, expert_data = layout.settings.sharding, layout.data_group.size, layout.expert_data_group.size
+    split = dense / data + expert / expert_data
+    whole = dense + expert
+    state_bytes = {"adam": framework.optimizer_state_bytes, "adafactor": FP32, "sgd": FP32 * 2}
+    states = state_bytes[b.run.training.optimizer] * (whole if sharding == "none" else split)
+    if b.run.training.offload == "optimizer":
+        states = 0.0
+    if sharding == "zero3":
+        widest = max((sum(held.layer_held(model, layout, kind)) for kind in set(kinds)), default=0.0)
+        embedding = model.vocab_size * model.hidden_size / layout.tp
+        gathered = (2 * widest + embedding) * BF16
+        # FSDP keeps one fp32 copy that is both master weight and parameter; Adam's moments make 12 of its 16 bytes.
+        return split * FP32, split * FP32, states - split * FP32 if states else 0.0, gathered
+    gradients = framework.gradient_bytes * (split if sharding == "zero2" else whole)
+    return BF16 * whole, gradients, states, 0.0
+
+
+def stored_bytes(b: Build, layer: Layer) -> float:
+    """Bytes a layer keeps from its forward to its backward pass, per micro-batch."""
+    settings = b.layout.settings
+    if settings.recompute == "full":
+        return b.shapes.rows * b.run.model.hidden_size * BF16
+    kept = live_bytes(b, layer, frozenset(settings.recompute_modules))
+    return kept * (1 - settings.recompute_fraction) if settings.recompute_fraction else kept
+
+
+def live_bytes(b: Build, layer: Layer, dropped: frozenset[str] = frozenset()) -> float:
+    """Bytes a layer holds while its own backward pass runs, everything recomputed but the modules in `dropped`."""
+    attention = _attention_bytes(b, dropped)
+    match layer.kind:
+        case "moe":
+            return attention + _moe_bytes(b, dropped)
+        case "peer":
+            return attention + _peer_bytes(b)
+        case _:
+            return attention + _ffn_bytes(b, float(b.run.model.intermediate_size), dropped)
+
+
+def _attention_bytes(b: Build, dropped: frozenset[str]) -> float:
+    s, model, layout = b.shapes, b.run.model, b.layout
+    tp, hidden, heads = layout.tp, model.hidden_size, model.num_attention_heads
+    norms = 0.0 if "layernorm" in dropped else 4.0
+    if layout.settings.attention == "unfused":  # arXiv 2205.05198: 11 sbh + 5 a s^2 b for the attention block and its norm
+        scores = 0.0 if "core_attn" in dropped else 5.0 * heads * s.context
+        outside = 5.0 * hidden / layout.sequence_split
+        return s.tokens * (outside + (8.0 * hidden + scores) / tp)
+    outside = (4.0 + norms / 2) * hidden / layout.sequence_split
+    if model.is_mla:
+        latents = (model.q_lora_rank or 0) + (model.kv_lora_rank or 0)
+        per_head = 0.0 if "mla_up_proj" in dropped else 2.0 * (2 * model.qk_dim + model.v_dim)
+        inside = heads * (per_head + 2.0 * model.v_dim + 4.0)
+        return s.tokens * (outside + inside / tp + 2.0 * latents / layout.sequence_split)
+    inside = 2.0 * (model.q_dim + 2 * model.kv_dim) + 2.0 * model.q_dim + 4.0 * heads
+    return s.tokens * (outside + inside / tp)
+
+
+def _ffn_bytes(b: Build, width: float, dropped: frozenset[str]) -> float:
+    s, model, layout = b.shapes, b.run.model, b.layout
+    hidden = model.hidden_size
+    if layout.settings.attention == "unfused":  # 19 sbh for the FFN, its norm and two dropout masks
+        return s.tokens * (5.0 * hidden / layout.sequence_split + 4.0 * width / layout.tp)
+    norms = 0.0 if "layernorm" in dropped else 2.0
+    gates = 2 if model.gated_ffn else 1
+    inside = 0.0 if "mlp" in dropped else 2.0 * width * (gates + 1) / layout.tp
+    return s.tokens * ((norms) * hidden / layout.sequence_split + inside)
+
+
+def _moe_bytes(b: Build, dropped: frozenset[str]) -> float:
+    s, model, layout, load = b.shapes, b.run.model, b.layout, b.load
+    assert load is not None
+    hidden, width = model.hidden_size, model.moe_intermediate_size / layout.etp
+    gates = 2 if model.expert_gated_ffn else 1
+    columns = gates if "moe_act" in dropped else gates + 1
+    rows = load.rows * (4.0 * hidden + 2.0 * width * columns) if "moe" not in dropped else 0.0
+    router = s.rows * (2.0 * hidden + 4.0 * (model.num_experts or 0))
+    shared = model.shared_expert_intermediate_size
+    return rows + router + (s.tokens * 2.0 * shared * (gates + 1) / layout.tp if shared else 0.0)
+
+
+def _peer_bytes(b: Build) -> float:
+    """Queries, chosen scores and indices; the gathered experts are gathered again in the backward pass."""
+    peer, s = b.run.model.peer, b.shapes
+    assert peer is not None
+    chosen = peer.num_heads * peer.top_k
+    return s.tokens * (2.0 * b.run.model.hidden_size + 2.0 * peer.num_heads * peer.query_dim + 16.0 * chosen)
+
+
+def _logits(b: Build) -> float:
+    model, layout = b.run.model, b.layout
+    tokens = b.shapes.tokens
+    head = BF16 * model.vocab_size * model.hidden_size / layout.tp if layout.settings.sharding == "zero3" else 0.0
+    return tokens * model.vocab_size / layout.tp * b.run.defaults.logits_bytes + head
+
+
+def _communication_buffers(b: Build) -> float:
+    """Send and receive buffers of the pipeline and of the all-to-all."""
+    rows = b.shapes.rows * b.run.model.hidden_size * BF16
+    pipeline = 2 * rows if b.layout.pp > 1 else 0.0
+    exchange = 2 * b.load.rows * b.run.model.hidden_size * BF16 if b.load and b.layout.ep > 1 else 0.0
+    return pipeline + exchange

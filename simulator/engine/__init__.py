@@ -1,0 +1,1 @@
+"""Engines: who waits for whom. They know seconds, streams and dependencies, and no FLOPs."""

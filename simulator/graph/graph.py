@@ -1,0 +1,78 @@
+"""The graph of a step: programs of operators, and tasks of pipeline stages that run them.
+
+A layer's forward or backward pass is a *program*: operators in issue order on the compute stream, with
+communication that must finish before the next operator among them, and *background* communication that runs beside them
+(prefetches, overlapped collectives) and is waited for at the program's end. A *chunk* is a list of programs with counts:
+what one pipeline stage does for one micro-batch. Symmetric ranks are folded: a stage stands for all its replicas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from simulator.graph.operator import Operator
+
+Phase = Literal["forward", "backward", "prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Operators of one layer (or of the embedding, or the loss) in one phase."""
+
+    name: str
+    phase: Phase
+    serial: tuple[Operator, ...]
+    background: tuple[Operator, ...] = ()
+    host_modules: int = 0
+    """Module calls the host makes for it; 0 under a full CUDA graph."""
+    host_launches: float = 0.0
+    """Kernel launches beyond them (one and more per local expert)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Programs of one model chunk of a stage in one phase, with how often each runs in a row."""
+
+    stage: int
+    index: int
+    phase: Phase
+    programs: tuple[tuple[Program, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The schedule of a step: stages run forward and backward chunks for `micro_batches` micro-batches."""
+
+    stages: int
+    chunks: int
+    """Model chunks per stage (vpp)."""
+    micro_batches: int
+    schedule: str
+    send: Operator | None
+    """Activation transfer between neighbouring stages, one direction."""
+    overlap_send: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StageEnd:
+    """What a stage does once a step: synchronise gradients, update, gather parameters."""
+
+    gradient_sync: tuple[Operator, ...] = ()
+    update: tuple[Operator, ...] = ()
+    parameter_gather: tuple[Operator, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorGraph:
+    """One training step or one inference phase. `forward[stage][chunk]` and `backward[stage][chunk]`."""
+
+    pipeline: Pipeline
+    forward: tuple[tuple[Chunk, ...], ...]
+    backward: tuple[tuple[Chunk, ...], ...] = ()
+    ends: tuple[StageEnd, ...] = ()
+    overlap_gradients: bool = True
+    replicas: int = 1
+    """GPUs each stage stands for."""
+    programs: tuple[Program, ...] = field(default=())
+    """Every distinct program once, in order of first use."""

@@ -1,0 +1,151 @@
+"""The forward pass of a Mixture-of-Experts layer: router, permutation, all-to-all, experts, shared experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.graph.operator import Collective, Gemm, Group, Grouping, Operator, Traffic
+from simulator.graph.precision import element_bytes, quantise_bytes
+from simulator.graph.transformer import (
+    ACTIVATION_BYTES,
+    Shapes,
+    elementwise,
+    feed_forward_core,
+    norm,
+    residual,
+    tensor_collective,
+)
+
+PERMUTE_BYTES = 10.0
+"""Per row and hidden element, permute and unpermute together: read, write, read, weighted sum (bf16, fp32 weights)."""
+FUSED_PERMUTE_BYTES = 4.0
+"""The same where the dispatcher's kernels write rows in expert order (DeepEP, HybridEP)."""
+ROUTER_BYTES = 8.0
+"""Per token and expert: logits in fp32, softmax and top-k passes."""
+EXPERT_BIAS_BYTES = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLoad:
+    """What one expert rank receives in one micro-batch."""
+
+    rows: float
+    """Rows its experts compute."""
+    touched: float
+    """Its experts that receive at least one row."""
+    local_experts: float
+    sent_rows: float
+    """Rows a rank sends: its own tokens times top-k, less the dropped ones."""
+    dropped_fraction: float
+
+
+def expert_load(s: Shapes, imbalance: float, capacity_factor: float | None) -> ExpertLoad:
+    """Rows and touched experts of the fullest expert rank.
+
+    Expectation under uniform routing: an expert is touched with 1 - (1 - k/E)^T by T tokens. With a capacity factor c,
+    an expert takes at most c times its fair share, so a rank's excess over c is dropped (balanced routing drops none).
+    """
+    model, layout = s.model, s.layout
+    experts, top_k = model.num_experts or 0, model.num_experts_per_tok or 0
+    tokens = s.tokens / layout.tp  # each tensor rank dispatches its share
+    sent = tokens * top_k
+    fair = sent * layout.etp
+    kept = imbalance if capacity_factor is None else min(imbalance, capacity_factor)
+    group_tokens = tokens * layout.ep * layout.etp
+    touched = experts / layout.ep * (1 - (1 - top_k / experts) ** group_tokens)
+    return ExpertLoad(fair * kept, max(1.0, touched), experts / layout.ep, sent, 1 - kept / imbalance)
+
+
+def distinct_ranks(ranks: int, top_k: int) -> float:
+    """Expected remote ranks that get a copy of a token routed uniformly to `top_k` places: R(1-(1-1/R)^k)(R-1)/R."""
+    return ranks * (1 - (1 - 1 / ranks) ** top_k) * (ranks - 1) / ranks
+
+
+def all_to_all(s: Shapes, name: str, load: ExpertLoad, element: float = ACTIVATION_BYTES) -> list[Operator]:
+    """Dispatch or combine between expert ranks.
+
+    The plain dispatcher sends a copy for every selected expert; DeepEP and HybridEP send one to each distinct remote
+    domain over the network and forward it inside, one to each distinct rank.
+    """
+    layout, model = s.layout, s.model
+    if layout.ep == 1:
+        return []
+    group, top_k = layout.expert_group, model.num_experts_per_tok or 1
+    row = model.hidden_size * element
+    tokens = load.sent_rows / top_k
+    outside = (group.size - group.per_domain) / group.size
+    if layout.settings.dispatcher in ("deepep", "hybridep"):
+        inside = distinct_ranks(group.size, top_k) * group.per_domain / group.size
+        domains = min(group.domains, model.topk_group or group.domains)
+        remote = distinct_ranks(domains, top_k) if domains > 1 else 0.0
+    elif layout.settings.dispatcher == "allgather":
+        inside, remote = float(group.per_domain - 1), float(group.size - group.per_domain)
+    else:
+        inside = top_k * (group.per_domain - 1) / group.size
+        remote = top_k * outside
+    work = Collective("all_to_all", tokens * inside * row, group, tokens * remote * row)
+    return [Operator(name, "all_to_all", work, module="moe")]
+
+
+def experts(s: Shapes, load: ExpertLoad) -> list[Operator]:
+    """Two grouped GEMMs over the experts of a rank, their quantisation and activation."""
+    model, layout = s.model, s.layout
+    gates = 2 if model.expert_gated_ffn else 1
+    width = (model.moe_intermediate_size or 0) / layout.etp
+    hidden, rows = model.hidden_size, load.rows
+    size = element_bytes(s.precision)
+    stored = element_bytes(s.weight_precision or s.precision)
+    quantise = quantise_bytes(s.precision, transposed_operands=s.transposed_operands)
+
+    by_device = layout.settings.cuda_graph == "full_iteration"
+    scheduler: Grouping = "" if load.local_experts <= 1 else "device" if by_device else "host"
+
+    def grouped(name: str, n: float, k: float) -> list[Operator]:
+        passes = (
+            [Operator(f"{name} quantise", "elementwise", Traffic(rows * k * quantise), module="moe")] if quantise else []
+        )
+        work = Gemm(rows, n, k, s.precision, load.touched, stored, size, ACTIVATION_BYTES, scheduler)
+        return [*passes, Operator(name, "expert_gemm", work, module="moe")]
+
+    bias = rows * (gates * width + hidden) * EXPERT_BIAS_BYTES if model.expert_bias else 0.0
+    activation = elementwise(s, "expert activation", rows * width * (2 * gates + 2) + bias, module="moe_act")
+    return [*grouped("expert up", gates * width, hidden), activation, *grouped("expert down", hidden, width)]
+
+
+def moe_feed_forward(s: Shapes, load: ExpertLoad) -> list[Operator]:
+    """The MoE layer that stands in the place of the FFN."""
+    model, layout = s.model, s.layout
+    tokens = s.tokens / layout.tp
+    hidden, count = model.hidden_size, model.num_experts or 0
+    fused = layout.settings.dispatcher in ("deepep", "hybridep")
+    permute = load.sent_rows * hidden * (FUSED_PERMUTE_BYTES if fused else PERMUTE_BYTES) / 2
+    router = Gemm(s.rows, count, hidden, "bf16", 1.0, 2.0, 2.0, 4.0)
+    parts = [norm(s, "ffn norm")]
+    if not layout.settings.sequence_parallel:
+        tokens = s.tokens
+    if model.routing != "fixed":
+        parts.append(Operator("router", "elementwise", router))
+        parts.append(elementwise(s, "top-k", tokens * count * ROUTER_BYTES))
+    parts.append(elementwise(s, "permute", permute, module="moe"))
+    parts += all_to_all(s, "dispatch", load)
+    parts += _expert_tensor(s, load, "all_gather")
+    parts += experts(s, load)
+    parts += _expert_tensor(s, load, "reduce_scatter")
+    parts += all_to_all(s, "combine", load)
+    parts.append(elementwise(s, "unpermute", permute, module="moe"))
+    shared = model.shared_expert_intermediate_size
+    if shared:
+        parts += tensor_collective(s, "shared expert all-gather", "all_gather")
+        parts += feed_forward_core(s, shared, layout.tp, item="ffn_gemm", name="shared expert")
+        parts += tensor_collective(s, "shared expert reduce-scatter", "reduce_scatter")
+    return [*parts, residual(s, "ffn residual")]
+
+
+def _expert_tensor(s: Shapes, load: ExpertLoad, kind: str) -> list[Operator]:
+    """Ranks that cut one expert gather each other's rows, and sum their partial results."""
+    group: Group = s.layout.expert_tensor_group
+    if group.size == 1:
+        return []
+    size = load.rows * s.model.hidden_size * ACTIVATION_BYTES
+    work = Collective(kind, size, group)  # type: ignore[arg-type]
+    return [Operator(f"expert {kind.replace('_', '-')}", "expert_tensor_parallel", work, module="moe")]

@@ -1,0 +1,166 @@
+"""Operators: what one kernel or collective has to do, before anyone says how long it takes."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from simulator.result import Color
+
+# What an operator's time is called in a breakdown.
+Item = Literal[
+    "expert_gemm",
+    "ffn_gemm",
+    "attention_projection",
+    "attention_core",
+    "logits",
+    "elementwise",
+    "gather",
+    "optimizer",
+    "all_to_all",
+    "tensor_parallel",
+    "expert_tensor_parallel",
+    "context_parallel",
+    "send_recv",
+    "gradient_sync",
+    "parameter_gather",
+]
+COLORS: dict[str, Color] = {
+    "expert_gemm": "expert",
+    "ffn_gemm": "dense",
+    "attention_projection": "dense",
+    "attention_core": "dense",
+    "logits": "dense",
+    "elementwise": "mem",
+    "gather": "mem",
+    "optimizer": "mem",
+    "all_to_all": "a2a",
+    "tensor_parallel": "comm",
+    "expert_tensor_parallel": "comm",
+    "context_parallel": "comm",
+    "send_recv": "comm",
+    "gradient_sync": "comm",
+    "parameter_gather": "comm",
+}
+
+Grouping = Literal["", "host", "device"]
+"""Who schedules the groups of a grouped GEMM; empty for a plain or batched one."""
+CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"]
+
+
+class Group(NamedTuple):
+    """Ranks of one collective: how many, and how many of them share a scale-up domain."""
+
+    size: int
+    per_domain: int
+
+    @property
+    def domains(self) -> int:
+        """Scale-up domains the group touches."""
+        return self.size // self.per_domain
+
+
+class Gemm(NamedTuple):
+    """`groups` products (m/groups, k) x (k, n); m counts rows over all groups.
+
+    `weight_bytes` and `row_bytes` are bytes per element of the (k, n) and of the row operands, `out_bytes` of the
+    result including what accumulating into it reads.
+    """
+
+    m: float
+    n: float
+    k: float
+    precision: str
+    groups: float = 1.0
+    weight_bytes: float = 2.0
+    row_bytes: float = 2.0
+    out_bytes: float = 2.0
+    grouped: Grouping = ""
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.m * self.n * self.k
+
+    @property
+    def bytes(self) -> float:
+        weights = self.groups * self.n * self.k * self.weight_bytes
+        return weights + self.m * (self.k * self.row_bytes + self.n * self.out_bytes)
+
+
+class WeightGrad(NamedTuple):
+    """`groups` products (n, m/groups) x (m/groups, k) accumulated into an (n, k) gradient each."""
+
+    m: float
+    n: float
+    k: float
+    precision: str
+    groups: float
+    row_bytes: float
+    accumulate_bytes: float
+    grouped: Grouping = ""
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.m * self.n * self.k
+
+    @property
+    def bytes(self) -> float:
+        return self.m * (self.n + self.k) * self.row_bytes + self.groups * self.n * self.k * self.accumulate_bytes
+
+
+class Attention(NamedTuple):
+    """A fused attention kernel. `flops` is the work done (causal and window counted once), `seq` keys per query block."""
+
+    flops: float
+    bytes: float
+    seq: float
+    head_dim: float
+    phase: Literal["forward", "backward"]
+    kernel: str
+    decode: bool = False
+
+
+class Traffic(NamedTuple):
+    """An HBM-bound kernel: bytes read and written; `gather` where rows are scattered."""
+
+    bytes: float
+    flops: float = 0.0
+    gather: bool = False
+
+
+class HostTransfer(NamedTuple):
+    """Bytes over the link between GPU and host, one direction."""
+
+    bytes: float
+    flops: float = 0.0
+
+
+class Collective(NamedTuple):
+    """A collective of `group`. `bytes` has nccl-tests' meaning: the full buffer of one rank.
+
+    For all_to_all, `bytes` is what one rank sends to other ranks of its domain and `network_bytes` what it sends to
+    other domains, duplicates to one destination counted as the dispatcher sends them.
+    """
+
+    kind: CollectiveKind
+    bytes: float
+    group: Group
+    network_bytes: float = 0.0
+    nics: int | None = None
+
+
+Work = Gemm | WeightGrad | Attention | Traffic | HostTransfer | Collective
+
+
+class Operator(NamedTuple):
+    """One kernel or collective of a rank; `calls` times, possibly a fraction where a policy repeats part of a layer."""
+
+    name: str
+    item: Item
+    work: Work
+    calls: float = 1.0
+    module: str = ""
+    """What selective recompute calls the module it belongs to."""
+
+    @property
+    def is_communication(self) -> bool:
+        return isinstance(self.work, Collective)

@@ -1,0 +1,49 @@
+"""Which communication runs beside compute: a structural choice of the framework, never a fitted share of the step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simulator.graph.graph import Phase, Program
+from simulator.graph.operator import Operator
+
+if TYPE_CHECKING:
+    from simulator.graph.builder import Build
+
+
+def hide(
+    name: str,
+    phase: Phase,
+    operators: list[Operator],
+    prefetch: list[Operator],
+    b: Build,
+    modules: int,
+    launches: float,
+) -> Program:
+    """The program of `operators` in which overlappable communication is moved to the background.
+
+    What stays in the serial part of an overlapped collective is its first and last piece, which nothing can hide.
+    """
+    settings, c = b.layout.settings, b.constants
+    serial: list[Operator] = []
+    background: list[Operator] = []
+    for operator in operators:
+        hidden = 0.0
+        match operator.item:
+            case "tensor_parallel" if settings.tp_overlap:
+                hidden = b.run.defaults.tp_overlap_hidden
+            case "all_to_all":
+                hidden = c.a2a_hidden_batched if settings.a2a_overlap else c.a2a_hidden
+            case "context_parallel":
+                hidden = 1 - c.ring_residue
+        if hidden < 1:
+            serial.append(operator._replace(calls=operator.calls * (1 - hidden)) if hidden else operator)
+        if hidden:
+            background.append(operator._replace(calls=operator.calls * hidden))
+    for operator in prefetch:
+        if settings.dp_overlap:
+            serial.append(operator._replace(calls=c.prefetch_residue))
+            background.append(operator._replace(calls=1 - c.prefetch_residue))
+        else:
+            serial.append(operator)
+    return Program(name, phase, tuple(serial), tuple(background), modules, launches)

@@ -1,0 +1,198 @@
+"""How ranks split the work: group sizes, where groups lie in the machine, and what does not divide.
+
+Megatron's order: tensor ranks are neighbours, then context, (expert,) data, and pipeline ranks lie farthest apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.errors import InfeasibleError
+from simulator.graph.operator import Group
+from simulator.spec.run import Run
+from simulator.spec.settings import Settings, resolve_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Sizes of every group of a run, and the tokens and micro-batches of one rank."""
+
+    gpus: int
+    tp: int
+    pp: int
+    vpp: int
+    cp: int
+    dp: int
+    ep: int
+    etp: int
+    edp: int
+    """Replicas of an expert."""
+    domain: int
+    """GPUs that share a scale-up domain."""
+    micro_batch: int
+    micro_batches: int
+    seq: int
+    settings: Settings
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of one micro-batch on one rank before tensor parallelism."""
+        return self.micro_batch * self.seq / self.cp
+
+    @property
+    def sequence_split(self) -> int:
+        """By how much elementwise operators and stored activations outside tensor-parallel regions are divided."""
+        return self.tp if self.settings.sequence_parallel else 1
+
+    def group(self, size: int, stride: int) -> Group:
+        """The group of `size` ranks that lie `stride` apart. Domains hold a power-of-two-like share of it."""
+        fit = min(size, max(1, self.domain // stride))
+        while size % fit:
+            fit -= 1
+        return Group(size, fit)
+
+    @property
+    def tensor_group(self) -> Group:
+        return self.group(self.tp, 1)
+
+    @property
+    def context_group(self) -> Group:
+        return self.group(self.cp, self.tp)
+
+    @property
+    def data_group(self) -> Group:
+        """Ranks that hold the same dense parameters: data and context parallel together."""
+        return self.group(self.dp * self.cp, self.tp)
+
+    @property
+    def expert_group(self) -> Group:
+        return self.group(self.ep, self.etp)
+
+    @property
+    def expert_tensor_group(self) -> Group:
+        return self.group(self.etp, 1)
+
+    @property
+    def expert_data_group(self) -> Group:
+        return self.group(self.edp, self.etp * self.ep)
+
+    @property
+    def stage_crosses_domains(self) -> bool:
+        return self.gpus // self.pp >= self.domain or self.domain % (self.gpus // self.pp) != 0
+
+
+def build_layout(run: Run) -> Layout:
+    """The layout of a run. Raises InfeasibleError with the rule, the values and a value that works."""
+    split, model, settings = run.parallelism, run.model, resolve_settings(run)
+    gpus = run.hardware.gpus
+    _divides("parallelism.tp", split.tp, model.num_attention_heads, "num_attention_heads")
+    if split.tp > gpus:
+        raise InfeasibleError(f"tp {split.tp} needs more than the {gpus} GPUs there are", path="parallelism.tp")
+    cell = split.tp * split.pp * split.cp
+    if gpus % cell:
+        raise InfeasibleError(
+            f"tp x pp x cp = {split.tp} x {split.pp} x {split.cp} = {cell} must divide hardware.gpus = {gpus}",
+            path="parallelism",
+            needed=float(cell),
+            available=float(gpus),
+        )
+    dp = gpus // cell
+    if split.pp * split.vpp > model.num_hidden_layers + 2:
+        raise InfeasibleError(
+            f"pp x vpp = {split.pp} x {split.vpp} chunks need as many layers; the model has {model.num_hidden_layers}",
+            path="parallelism.vpp" if split.vpp > 1 else "parallelism.pp",
+        )
+    ep, etp, edp = _expert_split(run, settings)
+    micro_batch, micro_batches, seq = _batch(run, dp)
+    return Layout(
+        gpus=gpus,
+        tp=split.tp,
+        pp=split.pp,
+        vpp=split.vpp,
+        cp=split.cp,
+        dp=dp,
+        ep=ep,
+        etp=etp,
+        edp=edp,
+        domain=run.hardware.scale_up_domain,
+        micro_batch=micro_batch,
+        micro_batches=micro_batches,
+        seq=seq,
+        settings=settings,
+    )
+
+
+def _expert_split(run: Run, settings: Settings) -> tuple[int, int, int]:
+    split, model = run.parallelism, run.model
+    stage_gpus = run.hardware.gpus // split.pp
+    experts = model.peer.num_experts if model.peer is not None else model.num_experts
+    if not experts:
+        if split.ep > 1:
+            raise InfeasibleError(f"ep {split.ep} needs experts; {model.name} has none", path="parallelism.ep")
+        return 1, settings.etp, max(1, stage_gpus // settings.etp)
+    if experts % split.ep:
+        raise InfeasibleError(
+            f"ep {split.ep} must divide the {experts} experts",
+            path="parallelism.ep",
+            suggestion=f"parallelism.ep: {_largest_divisor(experts, split.ep)}",
+        )
+    width = model.moe_intermediate_size or 0
+    if width and width % settings.etp:
+        raise InfeasibleError(f"etp {settings.etp} must divide moe_intermediate_size {width}", path="parallelism.etp")
+    if stage_gpus % (split.ep * settings.etp):
+        raise InfeasibleError(
+            f"ep x etp = {split.ep} x {settings.etp} must divide the {stage_gpus} GPUs of a pipeline stage",
+            path="parallelism.ep",
+            suggestion=f"parallelism.ep: {_largest_divisor(stage_gpus // settings.etp or 1, split.ep)}",
+        )
+    return split.ep, settings.etp, stage_gpus // (split.ep * settings.etp)
+
+
+def _batch(run: Run, dp: int) -> tuple[int, int, int]:
+    """(sequences of a micro-batch, micro-batches, tokens of a sequence)."""
+    if run.training is not None:
+        work = run.training
+        step = dp * work.micro_batch
+        if work.global_batch % step:
+            raise InfeasibleError(
+                f"global_batch {work.global_batch} must be a multiple of dp x micro_batch = {dp} x {work.micro_batch}",
+                path="training.global_batch",
+                suggestion=f"training.global_batch: {max(step, round(work.global_batch / step) * step)}",
+            )
+        if work.seq_len % run.parallelism.cp:
+            raise InfeasibleError(
+                f"cp {run.parallelism.cp} must divide seq_len {work.seq_len}", path="parallelism.cp"
+            )
+        return work.micro_batch, work.global_batch // step, work.seq_len
+    assert run.inference is not None
+    return -(-run.inference.concurrency // dp), 1, run.inference.isl
+
+
+def _divides(path: str, part: int, whole: int, name: str) -> None:
+    if whole % part:
+        raise InfeasibleError(
+            f"{path.rpartition('.')[2]} {part} must divide {name} {whole}",
+            path=path,
+            suggestion=f"{path}: {_largest_divisor(whole, part)}",
+        )
+
+
+def _largest_divisor(whole: int, limit: int) -> int:
+    return next(d for d in range(min(whole, limit), 0, -1) if whole % d == 0)
+
+
+def split_layers(layers: int, pp: int, vpp: int, pads: bool) -> list[list[range]]:
+    """Layer indices of chunk `[stage][chunk]`. Chunk c of stage s is the (c pp + s)-th in the model's order.
+
+    Where the layers do not divide but layers + 2 do and the stack `pads`, the embedding and the loss count as one layer
+    each (Megatron's account_for_embedding/loss_in_pipeline_split); otherwise the first chunks take one more.
+    """
+    chunks = pp * vpp
+    sizes = [layers // chunks + (i < layers % chunks) for i in range(chunks)]
+    if layers % chunks and (layers + 2) % chunks == 0 and pads:
+        sizes = [(layers + 2) // chunks] * chunks
+        sizes[0] -= 1
+        sizes[-1] -= 1
+    starts = [sum(sizes[:i]) for i in range(chunks)]
+    order = [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    return [[order[c * pp + s] for c in range(vpp)] for s in range(pp)]

@@ -1,0 +1,65 @@
+"""The forward pass of a PEER layer: a million single-neuron experts found by product keys (arXiv 2407.04153).
+
+Each of h heads maps a token to a query of q dimensions, scores it against two sets of sqrt(N) half-keys, takes the best
+k of the k^2 sums, and gathers the k experts (u, v): e(x) = s(u x) v. Nothing is reused between tokens of a small batch,
+so the layer reads 2 h k d elements a token: it is bound by memory by construction.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+
+from simulator.graph.moe import distinct_ranks
+from simulator.graph.operator import Collective, Gemm, Operator, Traffic
+from simulator.graph.transformer import (
+    ACTIVATION_BYTES,
+    Shapes,
+    elementwise,
+    linear,
+    norm,
+    residual,
+)
+
+SCORE_BYTES = 4.0
+"""Per half-key score: written and read once in bf16 by the two top-k passes."""
+
+
+def peer_feed_forward(s: Shapes) -> list[Operator]:
+    """The PEER layer that stands in the place of the FFN."""
+    model = s.model
+    assert model.peer is not None
+    peer, hidden = model.peer, model.hidden_size
+    tokens, keys = s.tokens, isqrt(peer.num_experts)
+    chosen = peer.num_heads * peer.top_k
+    parts = [norm(s, "ffn norm")]
+    parts += linear(s, "peer queries", "expert_gemm", peer.num_heads * peer.query_dim, hidden)
+    if peer.query_batch_norm:
+        parts.append(elementwise(s, "peer query norm", tokens * peer.num_heads * peer.query_dim * 4.0))
+    half_keys = Gemm(2 * tokens * peer.num_heads, keys, peer.query_dim / 2, s.precision, 2.0)
+    parts.append(Operator("peer keys", "expert_gemm", half_keys))
+    scores = tokens * peer.num_heads * (2 * keys * SCORE_BYTES + peer.top_k**2 * SCORE_BYTES)
+    parts.append(Operator("peer top-k", "elementwise", Traffic(scores)))
+    parts += _exchange(s, "peer dispatch")
+    moved = tokens * chosen * hidden * ACTIVATION_BYTES
+    flops = 2.0 * tokens * chosen * hidden
+    parts.append(Operator("peer gather down", "gather", Traffic(moved, flops, gather=True)))
+    parts.append(elementwise(s, "peer activation", tokens * chosen * 6.0))
+    parts.append(Operator("peer gather up", "gather", Traffic(moved, flops, gather=True)))
+    parts += _exchange(s, "peer combine")
+    return [*parts, residual(s, "ffn residual")]
+
+
+def _exchange(s: Shapes, name: str) -> list[Operator]:
+    """With the tables cut over ep ranks, a token's vector travels to every rank that holds one of its experts."""
+    layout, peer = s.layout, s.model.peer
+    assert peer is not None
+    if layout.ep == 1:
+        return []
+    group = layout.expert_group
+    copies = distinct_ranks(group.size, peer.num_heads * peer.top_k)
+    row = s.model.hidden_size * ACTIVATION_BYTES
+    outside = (group.size - group.per_domain) / max(1, group.size - 1)
+    sent = s.tokens * copies * row
+    return [
+        Operator(name, "all_to_all", Collective("all_to_all", sent * (1 - outside), group, sent * outside), module="moe")
+    ]

@@ -1,0 +1,140 @@
+"""Efficiency curves of a device: what fraction of its data sheet an operator of a given size reaches.
+
+A fitted profile (written by calibration) replaces the priors of the device's architecture, operator by operator.
+Peaks and bandwidths stay in the device's file; here are only fractions, latencies and shape parameters.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from simulator.result import Basis
+from simulator.spec.base import Spec, data_root, read_document, validate
+
+
+class GemmCurve(Spec):
+    """t = t0 + tk min(k, 8192)/4096 + [(F/R)^p + (B/(em BW))^p]^(1/p), R = ec peak, held by the power limit.
+
+    F = 2mnk, B = bytes of the operands and the result. Source: fit of 12 million kernel timings (docs/design.md).
+    """
+
+    ec: float
+    em: float
+    t0_us: float
+    p: float
+    tk_us: float
+    relative_error: float
+    basis: Basis
+    measurements: int = 0
+    source: str
+
+
+class AttentionCurve(Spec):
+    """Fraction of peak a fused attention kernel reaches on long sequences at head dimension 128."""
+
+    forward: float
+    backward: float
+    relative_error: float = 0.15
+    source: str
+
+
+class MemoryCurve(Spec):
+    """HBM-bound kernels: bytes / (efficiency x bandwidth) + t0."""
+
+    efficiency: float
+    gather_efficiency: float
+    """Random rows of a few KiB: embeddings and PEER experts."""
+    t0_us: float
+    relative_error: float
+    source: str
+
+
+class GroupedGemmCurve(Spec):
+    """A grouped GEMM of g groups: g x (GEMM of one group without overheads + group_us) / (1 - loss (1 - 1/g))."""
+
+    loss: float
+    group_us: float
+    """Time to start one group where the host launches them."""
+    device_loss_share: float
+    """Share of the loss that remains where groups are scheduled on the device (full CUDA graphs)."""
+    device_group_us: float
+    relative_error: float
+    source: str
+
+
+class CollectiveCurve(Spec):
+    """Fractions of the link's data-sheet bandwidth a large collective reaches, and its latencies.
+
+    Saturating form t = (a^q + (S/b)^q)^(1/q), a growing by `hop_us` a rank.
+    """
+
+    ring: float
+    in_network: float
+    """All-reduce where the switch adds (NVLS), as a fraction of the link."""
+    all_to_all: float
+    all_to_all_us: float
+    base_us: float
+    hop_us: float
+    q: float
+    relative_error: float
+    source: str
+
+
+class NetworkCurve(Spec):
+    """The same for the scale-out network."""
+
+    efficiency: float
+    base_us: float
+    all_to_all_us: float
+    relative_error: float
+    source: str
+
+
+class PowerCurve(Spec):
+    """Sustained rate P = (TDP - p0) / (energy per FLOP), and draw = min(1, floor + a u_f^alpha + b u_m^beta) x TDP.
+
+    u_f and u_m are the fractions of peak FLOP/s and of memory bandwidth in use.
+    """
+
+    limits_clock: bool
+    """False where no throttling is seen (A100 and older)."""
+    p0_w: float
+    pj_per_flop: dict[str, float]
+    floor: float
+    a: float
+    alpha: float
+    b: float
+    beta: float
+    relative_error: float
+    source: str
+
+
+class Curves(Spec):
+    """All curves of one device or architecture."""
+
+    name: str
+    basis: Basis
+    gemm: dict[str, GemmCurve]
+    """By compute precision: bf16 (also fp16), fp8, fp4, fp32."""
+    grouped: GroupedGemmCurve
+    attention: dict[str, AttentionCurve]
+    memory: MemoryCurve
+    collective: CollectiveCurve
+    network: NetworkCurve
+    power: PowerCurve
+
+
+# Architectures that share the kernels, and so the curves, of another.
+_SIBLINGS = {"blackwell-ultra": "blackwell"}
+
+
+def generation(architecture: str) -> str:
+    """The architecture whose kernels a device runs: `blackwell` for blackwell-ultra."""
+    return _SIBLINGS.get(architecture, architecture)
+
+
+@lru_cache(maxsize=64)
+def read_priors(architecture: str) -> Curves:
+    """The priors of an architecture; those of `default` where it has none of its own."""
+    folder = data_root() / "hardware_profiles/priors"
+    file = folder / f"{generation(architecture)}.yaml"
+    return validate(Curves, read_document(file if file.is_file() else folder / "default.yaml"))

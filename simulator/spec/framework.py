@@ -1,0 +1,60 @@
+"""What a training framework or serving engine does unless told otherwise: one small documented YAML each."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from simulator.spec.base import Spec, read_catalog, validate
+from simulator.spec.workload import AttentionKernel, CudaGraph, Dispatcher, Recompute, Sharding
+
+
+class Framework(Spec):
+    """Defaults and software properties of one framework. Never keyed by model or row."""
+
+    name: str
+    source: str
+    recompute: Recompute = "none"
+    recompute_modules: tuple[str, ...] = ("core_attn",)
+    recompute_forward_fraction: float = 0.0
+    """Share of a layer's forward that `recompute: selective` repeats beyond `recompute_modules` (per-op policies)."""
+    sharding: Sharding = "none"
+    sequence_parallel: bool = False
+    """Whether tensor parallelism brings sequence parallelism."""
+    attention: dict[str, AttentionKernel]
+    """Attention kernel by device architecture; `default` for the rest."""
+    moe_dispatcher: Dispatcher = "alltoall"
+    a2a_overlap: bool = False
+    tp_overlap: bool = False
+    tp_overlap_hidden: float = 0.97
+    """Share of an overlapped tensor-parallel collective that hides behind its GEMM."""
+    dp_overlap: bool = True
+    p2p_overlap: bool = True
+    cuda_graph: CudaGraph = "none"
+    fused: bool = True
+    """Elementwise operators are fused by hand-written or compiled kernels; eager torch moves more bytes."""
+    gradient_bytes: int = 4
+    """Bytes per element of accumulated gradients."""
+    optimizer_state_bytes: int = 12
+    """Bytes per parameter of optimizer state: fp32 master weight and two moments for Adam."""
+    logits_bytes: float = 10.0
+    """Peak bytes per logit element around the loss."""
+    host_speed: float = 1.0
+    """Host launch cost relative to the calibrated one (older CPUs and deeper Python stacks are above 1)."""
+    collective_nics: int | None = None
+    """NICs of a node one collective can use; None where it uses all (rings of old stacks use one)."""
+    engine_step_us: float = 0.0
+    """Serving: scheduler and sampling time of one step that the GPU waits for."""
+    sequence_us: float = 0.0
+    """Serving: host time per sequence and step (detokenise, stream)."""
+    memory_fraction: float = 0.9
+    """Serving: share of device memory the engine takes for weights and KV cache."""
+    etp_follows_tp: bool = False
+    """Experts are cut by tp unless etp is stated (stacks without parallel folding)."""
+    pads_uneven_pipeline: bool = True
+    """Embedding and loss count as layers where the layers plus two divide by the stages."""
+
+
+@lru_cache(maxsize=64)
+def read_framework(name: str) -> Framework:
+    """The catalog's framework of that name."""
+    return validate(Framework, read_catalog("framework", name))

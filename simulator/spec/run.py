@@ -1,0 +1,123 @@
+"""A run: model, machines, split and work, read from YAML; every field has a dotted path.
+
+`--set parallelism.tp=4`, the axes of a sweep and the columns of a validation table are such paths.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from simulator.errors import SpecError
+from simulator.spec.base import Document, Spec, first_error, parse_document, read_document
+from simulator.spec.framework import Framework, read_framework
+from simulator.spec.hardware import Hardware
+from simulator.spec.model import ModelSpec, resolve_model
+from simulator.spec.workload import Economics, Execution, Inference, Parallelism, Routing, Training
+
+
+def _model(value: Any) -> ModelSpec:
+    if isinstance(value, ModelSpec):
+        return value
+    try:
+        return resolve_model(value)
+    except SpecError as error:
+        raise _below("model", error) from None
+
+
+def _below(field: str, error: SpecError) -> SpecError:
+    """The error of a nested record with the field's own path in front; errors in other files keep their place."""
+    if error.file is not None:
+        return error
+    return SpecError(error.message, path=f"{field}.{error.path}" if error.path else field)
+
+
+class Run(Spec):
+    """Everything `simulate` needs. `framework` fills what the run leaves open."""
+
+    name: Annotated[str, Field(min_length=1, max_length=300)]
+    kind: Literal["training", "inference"]
+    model: Annotated[ModelSpec, BeforeValidator(_model)]
+    hardware: Hardware
+    parallelism: Parallelism = Parallelism()
+    training: Training | None = None
+    inference: Inference | None = None
+    routing: Routing = Routing()
+    framework: str = "megatron-core"
+    execution: Execution = Execution()
+    economics: Economics = Economics()
+    profile: str | None = None
+    """Calibrated profile: a name in hardware_profiles/fitted, a path, or `datasheet` for priors alone."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_work(self) -> Run:
+        if (self.training is None) == (self.kind == "training"):
+            raise ValueError(f"kind is {self.kind}, so the block '{self.kind}' is needed and no other work")
+        if (self.inference is None) == (self.kind == "inference"):
+            raise ValueError(f"kind is {self.kind}, so the block '{self.kind}' is needed and no other work")
+        read_framework(self.framework)
+        return self
+
+    @cached_property
+    def defaults(self) -> Framework:
+        """The framework's record."""
+        return read_framework(self.framework)
+
+
+def set_path(data: dict[str, Any], path: str, value: object) -> None:
+    """Set `a.b.c` in nested mappings. A catalog name on the way (`device: h100-sxm`) becomes `{extends: name}`."""
+    *parents, last = path.split(".")
+    for part in parents:
+        inner = data.get(part)
+        if inner is None:
+            inner = data[part] = {}
+        elif isinstance(inner, str):
+            inner = data[part] = {"extends": inner}
+        elif not isinstance(inner, dict):
+            raise SpecError(f"{part} is no block, so {path} can't be set", path=path)
+        data = inner
+    data[last] = value
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """`path=value` with the value read as YAML. Raises SpecError where there is no path or no '='."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise SpecError(f"'{text}' is not of the form path=value, such as parallelism.tp=4")
+    return path.strip(), parse_document(f"value: {value}", "--set").data["value"]
+
+
+def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
+    """`document` with `path=value` texts applied to a copy of its data."""
+    data = copy.deepcopy(document.data)
+    for text in overrides:
+        path, value = parse_override(text)
+        set_path(data, path, value)
+    return Document(data, document.lines, document.file, document.text)
+
+
+def build_run(document: Document) -> Run:
+    """The run a document describes. Raises SpecError with file, line and field path."""
+    try:
+        return Run.model_validate(document.data)
+    except ValidationError as error:
+        raise first_error(error, Run, document) from None
+    except SpecError as error:
+        if error.file is not None:
+            raise
+        raise document.error(error.message, tuple(error.path.split(".")) if error.path else ()) from None
+
+
+def read_run(file: str | Path, overrides: Iterable[str] = ()) -> Run:
+    """The run in a YAML file with overrides such as `parallelism.tp=4` applied."""
+    return build_run(apply_overrides(read_document(file), overrides))
+
+
+def run_from_mapping(data: Mapping[str, Any], origin: str = "<mapping>") -> Run:
+    """A run from nested plain data, as a sweep point or a validation row makes it."""
+    return build_run(Document(dict(data), {}, origin, ""))

@@ -1,0 +1,132 @@
+"""What the machines are asked to do: a training step, a static inference batch, and how it is executed and paid."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from simulator.spec.base import Spec
+from simulator.units import CarbonPerEnergy, PriceOfEnergy, PricePerHour
+
+Precision = Literal[
+    "fp32", "tf32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4", "mxfp4", "int8", "int4"
+]
+# Bytes of one stored element; the 4-bit and micro-scaled formats carry a scale per block of 16 (nvfp4) or 32 (mx).
+ELEMENT_BYTES: dict[str, float] = {
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "fp8_block": 1.0 + 4 / (128 * 128),
+    "mxfp8": 1.0 + 1 / 32,
+    "int8": 1.0,
+    "nvfp4": 0.5 + 1 / 16,
+    "mxfp4": 0.5 + 1 / 32,
+    "int4": 0.5 + 2 / 128,
+}
+
+Recompute = Literal["none", "selective", "full"]
+Sharding = Literal["none", "zero1", "zero2", "zero3"]
+Schedule = Literal["gpipe", "1f1b"]
+Dispatcher = Literal["alltoall", "allgather", "deepep", "hybridep"]
+CudaGraph = Literal["none", "transformer_engine", "full_iteration"]
+AttentionKernel = Literal["unfused", "flash1", "flash2", "flash3", "cudnn"]
+Positive = Annotated[int, Field(gt=0, lt=2**40)]
+
+
+def _whole(value: object) -> object:
+    """A whole number may be written 2.0e12."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**62)]
+
+
+class Training(Spec):
+    """One optimizer step. `recompute` and `sharding` default to what the framework does."""
+
+    global_batch: Positive
+    """Sequences per step, over all data-parallel ranks."""
+    seq_len: Annotated[int, Field(gt=0, le=2**27)]
+    micro_batch: Positive = 1
+    """Sequences per forward pass of one rank."""
+    precision: Precision = "bf16"
+    recompute: Recompute | None = None
+    recompute_modules: tuple[Literal["core_attn", "mlp", "moe_act", "layernorm", "mla_up_proj", "moe"], ...] | None = None
+    """What `selective` recomputes; the framework's choice where absent."""
+    sharding: Sharding | None = None
+    optimizer: Literal["adam", "adafactor", "sgd"] = "adam"
+    offload: Literal["none", "optimizer"] = "none"
+    """`optimizer` keeps its states in host memory and updates there (ZeRO-Offload)."""
+    schedule: Schedule = "1f1b"
+    tokens: Count | None = None
+    """Tokens of the whole training, for days, money and energy."""
+
+
+class Inference(Spec):
+    """One static batch: `concurrency` prompts of `isl` tokens, `osl` tokens each generated in lockstep."""
+
+    isl: Annotated[int, Field(gt=0, le=2**27)]
+    osl: Annotated[int, Field(gt=0, le=2**27)]
+    concurrency: Positive = 1
+    precision: Precision = "bf16"
+    kv_cache_precision: Literal["fp16", "bf16", "fp8"] | None = None
+
+
+class Routing(Spec):
+    """How tokens spread over experts."""
+
+    balance: Literal["uniform"] = "uniform"
+    imbalance: Annotated[float, Field(ge=1.0, le=1e6)] = 1.0
+    """Rows of the fullest expert rank over the mean of all ranks; the slowest rank sets the time."""
+    capacity_factor: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Rows an expert accepts over its fair share; excess tokens are dropped. None where nothing is capped."""
+    dropless: bool | None = None
+
+
+class Execution(Spec):
+    """How the software runs the step; what is absent is what the framework does by default."""
+
+    moe_dispatcher: Dispatcher | None = None
+    cuda_graph: CudaGraph | None = None
+    compile: bool | None = None
+    async_tp: bool | None = None
+    a2a_overlap: bool | None = None
+    tp_overlap: bool | None = None
+    dp_overlap: bool | None = None
+    p2p_overlap: bool | None = None
+    attention: AttentionKernel | None = None
+
+
+class Economics(Spec):
+    """Prices and the grid. Money is absent from a result where no price is given."""
+
+    gpu_hour: PricePerHour | None = None
+    electricity: PriceOfEnergy | None = None
+    pue: Annotated[float, Field(ge=1.0, le=5.0)] = 1.2
+    carbon_intensity: CarbonPerEnergy | None = None
+    region: str | None = None
+    """A country code or grid region of codecarbon's bundled table, such as USA; needs the extra `carbon`."""
+
+
+class Parallelism(Spec):
+    """Megatron's names. Data parallelism follows from the number of GPUs."""
+
+    tp: Positive = 1
+    pp: Positive = 1
+    vpp: Positive = 1
+    """Chunks of layers per pipeline stage (interleaving)."""
+    cp: Positive = 1
+    ep: Positive = 1
+    etp: Positive | None = None
+    """Tensor parallelism of the experts. Absent: equal to tp where ep is 1, else 1."""
+    sequence_parallel: bool | None = None
+    dp_attention: int | bool | None = None
+
+    @model_validator(mode="after")
+    def _rules(self) -> Parallelism:
+        if self.vpp > 1 and self.pp == 1:
+            raise ValueError(f"vpp {self.vpp} needs pp above 1")
+        return self
