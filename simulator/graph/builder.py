@@ -74,9 +74,9 @@ def prepare(run: Run) -> Build:
     return Build(run, layout, shapes, load, read_constants())
 
 
-def build(run: Run) -> OperatorGraph:
+def build_graph(b: Build) -> OperatorGraph:
     """The operator graph of one training step."""
-    b = prepare(run)
+    run = b.run
     layout, settings = b.layout, b.layout.settings
     layers = layers_of(run)
     chunks = split_layers(len(layers), layout.pp, layout.vpp, run.defaults.pads_uneven_pipeline)

@@ -54,6 +54,9 @@ class Run(Spec):
     profile: str | None = None
     """Calibrated profile: a name in hardware_profiles/fitted, a path, or `datasheet` for priors alone."""
 
+    source_text: str = Field(default="", exclude=True, repr=False)
+    """The file the run was read from, for the report; set by `read_run`."""
+
     @model_validator(mode="after")
     def _one_kind_of_work(self) -> Run:
         if (self.training is None) == (self.kind == "training"):
@@ -104,13 +107,14 @@ def apply_overrides(document: Document, overrides: Iterable[str]) -> Document:
 def build_run(document: Document) -> Run:
     """The run a document describes. Raises SpecError with file, line and field path."""
     try:
-        return Run.model_validate(document.data)
+        run = Run.model_validate(document.data)
     except ValidationError as error:
         raise first_error(error, Run, document) from None
     except SpecError as error:
         if error.file is not None:
             raise
         raise document.error(error.message, tuple(error.path.split(".")) if error.path else ()) from None
+    return run.model_copy(update={"source_text": document.text})
 
 
 def read_run(file: str | Path, overrides: Iterable[str] = ()) -> Run:

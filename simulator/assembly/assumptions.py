@@ -1,0 +1,126 @@
+"""What a result takes for granted, what it rests on, and what it leaves out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from simulator.assembly.items import style
+from simulator.assembly.totals import stage_totals
+from simulator.cost.annotation import CostedGraph
+from simulator.graph.builder import Build
+from simulator.graph.operator import Attention, Collective, Gemm, WeightGrad
+from simulator.result import Assumption, BasisRow
+
+StatedBy = Literal["run file", "framework", "catalog", "default", "model"]
+
+
+def assumptions(b: Build) -> list[Assumption]:
+    """Software choices and conditions, each with who stated it."""
+    run, settings, framework = b.run, b.layout.settings, b.run.defaults
+    work, execution = run.training, run.execution
+
+    def row(name: str, value: object, path: str | None, stated: object, influence: str | None = None) -> Assumption:
+        by: StatedBy = "run file" if stated is not None else "framework"
+        source = "the run file" if stated is not None else framework.source
+        return Assumption(name=name, value=_words(value), path=path, stated_by=by, influence=influence, source=source)
+
+    rows = [
+        row("Attention kernel", settings.attention, "execution.attention", execution.attention),
+        row("CUDA graphs", settings.cuda_graph, "execution.cuda_graph", execution.cuda_graph),
+    ]
+    if work is not None:
+        rows += [
+            row("Recompute", settings.recompute, "training.recompute", work.recompute, "up to a third of the step"),
+            row("Sharding of states", settings.sharding, "training.sharding", work.sharding),
+            row("Gradient overlap", settings.dp_overlap, "execution.dp_overlap", execution.dp_overlap),
+        ]
+    if b.layout.tp > 1:
+        stated = run.parallelism.sequence_parallel
+        rows.append(row("Sequence parallelism", settings.sequence_parallel, "parallelism.sequence_parallel", stated))
+        rows.append(row("Tensor-parallel overlap", settings.tp_overlap, "execution.tp_overlap", execution.tp_overlap))
+    if run.model.is_moe:
+        rows.append(row("MoE dispatcher", settings.dispatcher, "execution.moe_dispatcher", execution.moe_dispatcher))
+        rows.append(row("All-to-all overlap", settings.a2a_overlap, "execution.a2a_overlap", execution.a2a_overlap))
+        rows.append(
+            Assumption(
+                name="Expert load",
+                value="even" if run.routing.imbalance == 1 else f"fullest rank {run.routing.imbalance:g} x the mean",
+                path="routing.imbalance",
+                stated_by="run file" if "imbalance" in run.routing.model_fields_set else "default",
+                influence="the fullest rank sets the time of every MoE layer",
+                source="balanced routing, as benchmarks force it; natural routing is uneven",
+            )
+        )
+    rows.append(
+        Assumption(
+            name="Failures and restarts",
+            value="none",
+            path=None,
+            stated_by="model",
+            influence="days and cost grow by the time lost",
+            source="not modelled",
+        )
+    )
+    return rows
+
+
+def _words(value: object) -> str:
+    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def basis_rows(costed: CostedGraph) -> list[BasisRow]:
+    """How each kind of operator was costed, with its share of all operator time."""
+    totals: dict[str, tuple[float, object]] = {}
+    for stage in stage_totals(costed):
+        for total in stage.operators.values():
+            seconds, _ = totals.get(total.operator.item, (0.0, None))
+            totals[total.operator.item] = (seconds + total.seconds, total.operator.work)
+    everything = sum(seconds for seconds, _ in totals.values()) or 1.0
+    rows = []
+    for item, (seconds, work) in sorted(totals.items(), key=lambda pair: -pair[1][0]):
+        if seconds <= 0:
+            continue
+        error, count, source = _evidence(costed, work)
+        rows.append(
+            BasisRow(
+                kind=style(item).label,
+                share_of_step=seconds / everything,
+                basis=costed.machine.curves.basis,
+                measurements=count,
+                relative_error=error,
+                source=source,
+            )
+        )
+    return rows
+
+
+def _evidence(costed: CostedGraph, work: object) -> tuple[float, int, str]:
+    curves = costed.machine.curves
+    match work:
+        case Gemm() | WeightGrad():
+            curve = costed.machine.gemm(work.precision).curve
+            return curve.relative_error, curve.measurements, curve.source
+        case Attention():
+            attention = curves.attention[work.kernel]
+            return attention.relative_error, 0, attention.source
+        case Collective() if work.group.domains > 1:
+            return curves.network.relative_error, 0, curves.network.source
+        case Collective():
+            return curves.collective.relative_error, 0, curves.collective.source
+        case _:
+            return curves.memory.relative_error, 0, curves.memory.source
+
+
+def not_modelled(b: Build) -> list[str]:
+    """What this result leaves out."""
+    left_out = [
+        "Failures, restarts, checkpoints and evaluation pauses",
+        "Data loading and host-side preprocessing",
+        "Other jobs on the same network",
+        "Ranks slower than their neighbours, beyond the noise term",
+    ]
+    if b.run.model.is_moe and b.run.routing.imbalance == 1:
+        left_out.append("Uneven routing: every expert rank is given the same load")
+    if b.run.model.num_nextn_predict_layers:
+        left_out.append("Multi-token prediction modules")
+    return left_out

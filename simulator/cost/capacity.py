@@ -1,0 +1,141 @@
+"""Whether a run fits: memory of inference, the largest batch, and the nearest change that makes a run fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from simulator.cost.memory import BF16, CONTEXT_BYTES, FRAGMENTATION, WORKSPACE_BYTES, StageBytes, training_memory
+from simulator.errors import InfeasibleError, SimulatorError
+from simulator.graph import parameters_held as held
+from simulator.graph.builder import Build, layers_of, prepare
+from simulator.graph.inference import kv_bytes_per_token, prepare_inference
+from simulator.graph.parallel import split_layers
+from simulator.graph.precision import element_bytes
+from simulator.spec import parameters as counts
+from simulator.spec.run import Run
+from simulator.units import GIB
+
+
+def inference_memory(b: Build) -> list[StageBytes]:
+    """Bytes of one GPU of each stage while a batch decodes its last token."""
+    run, layout = b.run, b.layout
+    work = run.inference
+    assert work is not None
+    layers = layers_of(run)
+    chunks = split_layers(len(layers), layout.pp, 1, pads=False)
+    size = element_bytes(work.precision)
+    out = []
+    for stage in range(layout.pp):
+        kinds = [layers[i].kind for i in chunks[stage][0]]
+        dense, expert = held.stage_held(run.model, layout, kinds, stage)
+        wide = _kept_wide(b, stage)
+        weights = (dense - wide + expert) * size + wide * BF16
+        cache = kv_bytes_per_token(run, layout) * (work.isl + work.osl) * layout.micro_batch
+        activations = _prefill_activations(b)
+        framework = CONTEXT_BYTES + FRAGMENTATION * activations
+        out.append(StageBytes(weights, 0.0, 0.0, activations, WORKSPACE_BYTES, cache, framework, "last output token"))
+    return out
+
+
+def _kept_wide(b: Build, stage: int) -> float:
+    """Parameters quantised models keep in 16 bits: embedding and head."""
+    model, layout = b.run.model, b.layout
+    wide = 0.0
+    if stage == 0:
+        wide += counts.embedding_parameters(model)
+    if stage == layout.pp - 1:
+        wide += counts.head_parameters(model)
+    return wide / layout.tp
+
+
+PREFILL_CHUNK_TOKENS = 8192
+"""Tokens a serving engine passes through the model at once; longer prompts go in pieces."""
+
+
+def _prefill_activations(b: Build) -> float:
+    """The widest layer's live tensors for one chunk of prompt tokens."""
+    work, model = b.run.inference, b.run.model
+    assert work is not None
+    tokens = min(work.isl * b.layout.micro_batch, PREFILL_CHUNK_TOKENS)
+    width = max(model.intermediate_size, model.moe_intermediate_size * (model.num_experts_per_tok or 1))
+    return tokens * (4 * model.hidden_size + 3 * width / b.layout.tp) * BF16
+
+
+def largest_concurrency(run: Run, b: Build) -> int:
+    """Sequences whose KV cache fits beside the weights, over all replicas, as the engine budgets memory."""
+    assert run.inference is not None
+    capacity = run.hardware.device.memory.capacity * run.defaults.memory_fraction
+    per_sequence = kv_bytes_per_token(run, b.layout) * (run.inference.isl + run.inference.osl)
+    room = min(
+        capacity - stage.parameters - stage.activations - stage.buffers for stage in inference_memory(b)
+    )
+    return max(0, int(room / per_sequence)) * b.layout.dp
+
+
+def check_fits(run: Run, b: Build, memory: list[StageBytes]) -> None:
+    """Raise InfeasibleError where the fullest GPU needs more than it has, with the nearest change that fits."""
+    capacity = run.hardware.device.memory.capacity
+    fullest = max(memory, key=lambda stage: stage.total)
+    if fullest.total <= capacity:
+        return
+    raise InfeasibleError(
+        f"it doesn't fit: the fullest GPU needs {fullest.total / GIB:.1f} of {capacity / GIB:.1f} GiB",
+        path="hardware.device",
+        needed=fullest.total / GIB,
+        available=capacity / GIB,
+        breakdown=fullest.parts(),
+        suggestion=nearest_fit(run, capacity),
+    )
+
+
+def nearest_fit(run: Run, capacity: float) -> str | None:
+    """The first single change, mildest first, after which the run divides and fits."""
+    for path, value, changed in _changes(run):
+        try:
+            if run.kind == "training":
+                memory = training_memory(prepare(changed()))
+            else:
+                memory = inference_memory(prepare_inference(changed(), "decode", 1.0))
+        except (SimulatorError, ValueError):
+            continue
+        if max(stage.total for stage in memory) <= capacity:
+            return f"{path}: {value}"
+    return None
+
+
+def _changes(run: Run) -> Iterator[tuple[str, object, Callable[[], Run]]]:
+    def change(path: str, value: object) -> tuple[str, object, Callable[[], Run]]:
+        block, field = path.split(".")
+        return path, value, lambda: _with(run, block, field, value)
+
+    split = run.parallelism
+    if run.training is not None:
+        micro_batch = run.training.micro_batch
+        while micro_batch > 1:
+            micro_batch //= 2
+            yield change("training.micro_batch", micro_batch)
+        yield from (change("training.sharding", kind) for kind in ("zero1", "zero3"))
+        yield from (change("training.recompute", kind) for kind in ("selective", "full"))
+    if run.inference is not None:
+        concurrency = run.inference.concurrency
+        while concurrency > 1:
+            concurrency //= 2
+            yield change("inference.concurrency", concurrency)
+    for field in ("ep", "tp", "pp"):
+        value = getattr(split, field) * 2
+        while value <= run.hardware.gpus:
+            yield change(f"parallelism.{field}", value)
+            value *= 2
+    gpus = run.hardware.gpus * 2
+    while gpus <= run.hardware.gpus * 64 and run.inference is not None:
+        yield change("hardware.gpus", gpus)
+        gpus *= 2
+
+
+def _with(run: Run, block: str, field: str, value: object) -> Run:
+    record: Any = getattr(run, block)
+    data = {**record.model_dump(exclude_unset=True), field: value}
+    if block == "hardware":
+        return run.model_copy(update={block: record.model_copy(update={field: value})})
+    return run.model_copy(update={block: type(record).model_validate(data)})
