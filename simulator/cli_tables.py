@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from simulator.cli_output import echo, plain
 from simulator.report import numbers
+from simulator.report.metrics import METRICS, label
 from simulator.report.numbers import Scale
 from simulator.result import Number, Result
 
@@ -20,41 +21,41 @@ if TYPE_CHECKING:
     import pandas
 
 Scaling = Callable[[Iterable[float]], Scale]
+# What a sweep's table shows of its points, the first one in the frame first: it ranks them.
+_SWEEP_METRICS = ("step_time_s", "tpot_s", "ttft_s", "output_tokens_per_s", "mfu", "peak_memory_gib", "cost_usd")
 
-# Key of the result -> how it reads. Those a kind of run lacks are left out; indented ones are parts of the line above.
-FIGURES: tuple[tuple[str, str, Scaling], ...] = (
-    ("step_time_s", "step time", numbers.seconds),
-    ("ttft_s", "time to first token", numbers.seconds),
-    ("tpot_s", "time per output token", numbers.seconds),
-    ("tokens_per_s", "tokens per second", numbers.tokens_per_second),
-    ("tokens_per_s_per_gpu", "tokens per second and GPU", numbers.tokens_per_second),
-    ("output_tokens_per_s", "output tokens per second", numbers.tokens_per_second),
-    ("max_concurrency", "requests that fit at once", numbers.ratios),
-    ("mfu", "model FLOPs utilisation", numbers.percent),
-    ("model_flops_per_gpu", "model FLOPs per GPU and step", lambda v: numbers.si(v, "FLOP")),
-    ("hardware_flops_per_gpu", "hardware FLOPs per GPU and step", lambda v: numbers.si(v, "FLOP")),
-    ("peak_memory_gib", "peak memory of the fullest GPU", numbers.gibibytes),
-    ("memory_gib.parameters", "  parameters", numbers.gibibytes),
-    ("memory_gib.gradients", "  gradients", numbers.gibibytes),
-    ("memory_gib.optimizer_states", "  optimizer states", numbers.gibibytes),
-    ("memory_gib.activations", "  activations", numbers.gibibytes),
-    ("memory_gib.kv_cache", "  KV cache", numbers.gibibytes),
-    ("memory_gib.buffers", "  buffers", numbers.gibibytes),
-    ("memory_gib.framework", "  framework", numbers.gibibytes),
-    ("communication_s.all_to_all.exposed", "exposed all-to-all", numbers.seconds),
-    ("communication_s.all_reduce.exposed", "exposed all-reduce", numbers.seconds),
-    ("communication_s.all_gather.exposed", "exposed all-gather", numbers.seconds),
-    ("communication_s.reduce_scatter.exposed", "exposed reduce-scatter", numbers.seconds),
-    ("communication_s.send_recv.exposed", "exposed send and receive", numbers.seconds),
-    ("all_to_all_bytes_per_gpu", "all-to-all sent per GPU", numbers.bytes_),
-    ("energy_total_j", "energy per step", numbers.joules),
-    ("joules_per_output_token", "energy per output token", numbers.joules),
-    ("average_power_w_per_gpu", "average power per GPU", lambda v: numbers.si(v, "W")),
-    ("days", "duration", numbers.days),
-    ("cost_usd", "cost", numbers.dollars),
-    ("usd_per_million_output_tokens", "cost per million output tokens", numbers.dollars),
-    ("carbon_kg", "carbon", numbers.kilograms),
-)
+# Parts shown under a metric: key of the result -> label.
+_PARTS: dict[str, dict[str, str]] = {
+    "peak_memory_gib": {
+        "memory_gib.parameters": "parameters",
+        "memory_gib.gradients": "gradients",
+        "memory_gib.optimizer_states": "optimizer states",
+        "memory_gib.activations": "activations",
+        "memory_gib.kv_cache": "KV cache",
+        "memory_gib.buffers": "buffers",
+        "memory_gib.framework": "framework",
+    },
+    "step_time_s": {
+        "communication_s.all_to_all.exposed": "exposed all-to-all",
+        "communication_s.all_reduce.exposed": "exposed all-reduce",
+        "communication_s.all_gather.exposed": "exposed all-gather",
+        "communication_s.reduce_scatter.exposed": "exposed reduce-scatter",
+        "communication_s.send_recv.exposed": "exposed send and receive",
+    },
+}
+
+
+def _figures(results: Sequence[Result]) -> Iterator[tuple[str, Scaling, list[Number | None]]]:
+    """(label, scaling, one number a result) of every metric that one of them has, parts that are not zero included."""
+    found = [result.numbers() for result in results]
+    for key, metric in METRICS.items():
+        row = [numbers_.get(key) for numbers_ in found]
+        if any(row):
+            yield label(metric, results[0]), metric.scale, row
+        for part, words in _PARTS.get(key, {}).items():
+            row = [numbers_.get(part) for numbers_ in found]
+            if any(number is not None and number.value for number in row):
+                yield f"  {words}", metric.scale, row
 
 
 def print_result(result: Result) -> None:
@@ -64,16 +65,15 @@ def print_result(result: Result) -> None:
     table = _table(f"{result.name}: {result.kind} of {summary.model} on {summary.gpus:,} x {summary.device}")
     for heading in ("", "value", "90 % interval", "basis"):
         table.add_column(heading, justify="left" if heading in ("", "basis") else "right", no_wrap=heading != "basis")
-    for key, label, scaling in FIGURES:
-        number = result.numbers().get(key)
-        if number is not None and not (number.value == 0 and label.startswith("  ")):
+    for words, scaling, (number,) in _figures([result]):
+        if number is not None:
             scale = scaling([number.value])
-            table.add_row(label, scale.text(number.value), scale.interval(number), number.basis)
+            table.add_row(words, scale.text(number.value), scale.interval(number), number.basis)
     _print(table)
     lines = [
         f"{counts[0]} parameters, {counts[1]} active per token; network {summary.network}",
-        f"{numbers.significant(summary.allocatable_gib)} GiB of a GPU can be allocated",
-        f"{result.provenance.engine}; {result.provenance.certificate}",
+        f"{numbers.significant(summary.allocatable_gib)} GiB of each GPU can be allocated",
+        f"engine: {result.provenance.engine}; {result.provenance.certificate}",
         *summary.notes,
     ]
     for line in lines:
@@ -86,12 +86,9 @@ def print_comparison(results: Sequence[Result]) -> None:
     table.add_column("", no_wrap=True)
     for result in results:
         table.add_column(_cell(result.name), justify="right")
-    for key, label, scaling in FIGURES:
-        found = [result.numbers().get(key) for result in results]
-        values = [number.value for number in found if number is not None]
-        if any(values):
-            scale = scaling(values)
-            table.add_row(label, *("" if number is None else _with_interval(number, scale) for number in found))
+    for words, scaling, row in _figures(results):
+        scale = scaling([number.value for number in row if number is not None])
+        table.add_row(words, *("" if number is None else _with_interval(number, scale) for number in row))
     _print(table)
 
 
@@ -103,20 +100,19 @@ def _with_interval(number: Number, scale: Scale) -> str:
 
 def print_sweep(frame: pandas.DataFrame, *, most: int = 20) -> None:
     """The best points of a sweep by its first metric, then how many there are and why others can't be."""
-    metrics = {key: (label, scaling) for key, label, scaling in FIGURES if key in frame}
-    axes = [str(column) for column in frame.columns[: list(frame.columns).index("status")]]
-    axes = [column for column in axes if column.split(".low")[0].split(".high")[0] not in metrics]
+    columns = [str(column) for column in frame.columns]
+    axes = columns[: next(i for i, column in enumerate(columns) if column in METRICS or column == "status")]
+    shown = [METRICS[key] for key in _SWEEP_METRICS if key in columns]
     done = frame[frame["status"] == "ok"]
-    shown = [key for key in ("step_time_s", "tpot_s", "ttft_s", "mfu", "peak_memory_gib", "cost_usd") if key in metrics]
-    best = done.sort_values(shown[0]).head(most) if shown else done.head(most)
+    best = done.sort_values(shown[0].key, ascending=shown[0].better == "low").head(most) if shown else done.head(most)
     table = _table(f"best {len(best)} of {len(frame)} points")
-    for column in axes:
-        table.add_column(_cell(column))
-    scales = {key: metrics[key][1](best[key].dropna().tolist()) for key in shown}
-    for key in shown:
-        table.add_column(metrics[key][0], justify="right")
+    for axis in axes:
+        table.add_column(_cell(axis))
+    for metric in shown:
+        table.add_column(metric.label, justify="right")
+    scales = {metric.key: metric.scale(best[metric.key].dropna().tolist()) for metric in shown}
     for _, row in best.iterrows():
-        table.add_row(*(_cell(str(row[a])) for a in axes), *(scales[key].text(row[key]) for key in shown))
+        table.add_row(*(_cell(str(row[axis])) for axis in axes), *(scales[m.key].text(row[m.key]) for m in shown))
     _print(table)
     echo(f"{len(done)} points simulated, {len(frame) - len(done)} can't be.")
     for reason, count in frame.loc[frame["status"] != "ok", "reason"].value_counts().head(5).items():

@@ -77,7 +77,7 @@ def test_compare_puts_results_side_by_side(moesim: Moesim, tmp_path: Path) -> No
     text = done(moesim("compare", "one/result.json", "two/result.json", "--out", "page.html"))
     assert "one" in text
     assert "two" in text
-    assert "step time" in text
+    assert "Step time" in text
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
