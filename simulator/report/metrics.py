@@ -1,0 +1,71 @@
+"""The figures of a result: their labels, how each is written, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from simulator.report import numbers
+from simulator.report.numbers import Scale
+from simulator.result import Result
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`key` is that of `Result.numbers()` and of a sweep's column."""
+
+    key: str
+    label: str
+    scale: Callable[[Iterable[float]], Scale]
+    better: Literal["low", "high", ""] = ""
+
+
+def _flop(values: Iterable[float]) -> Scale:
+    return numbers.si(values, "FLOP", smallest=0)
+
+
+def _watts(values: Iterable[float]) -> Scale:
+    return numbers.si(values, "W", smallest=0)
+
+
+_ALL = (
+    Metric("step_time_s", "Step time", numbers.seconds, "low"),
+    Metric("tokens_per_s", "Throughput", numbers.tokens_per_second, "high"),
+    Metric("mfu", "Model FLOPs utilisation", numbers.percent, "high"),
+    Metric("ttft_s", "Time to first token", numbers.seconds, "low"),
+    Metric("tpot_s", "Time per output token", numbers.seconds, "low"),
+    Metric("output_tokens_per_s", "Output throughput", numbers.tokens_per_second, "high"),
+    Metric("peak_memory_gib", "Peak memory, fullest GPU", numbers.gibibytes, "low"),
+    Metric("max_concurrency", "Users that fit in memory", numbers.counts, "high"),
+    Metric("days", "Time for all tokens", numbers.days, "low"),
+    Metric("cost_usd", "Cost", numbers.dollars, "low"),
+    Metric("usd_per_million_output_tokens", "Price per million output tokens", numbers.dollars, "low"),
+    Metric("energy_total_j", "Energy at the meter", numbers.watt_hours, "low"),
+    Metric("joules_per_output_token", "Energy per output token", numbers.joules, "low"),
+    Metric("carbon_kg", "Carbon", numbers.kilograms, "low"),
+    Metric("tokens_per_s_per_gpu", "Throughput per GPU", numbers.tokens_per_second, "high"),
+    Metric("average_power_w_per_gpu", "Average power per GPU", _watts, "low"),
+    Metric("all_to_all_bytes_per_gpu", "All-to-all bytes sent per GPU and step", numbers.bytes_, "low"),
+    Metric("model_flops_per_gpu", "Model FLOPs per GPU and step", _flop),
+    Metric("hardware_flops_per_gpu", "Hardware FLOPs per GPU and step", _flop),
+    Metric("flops_per_token", "Model FLOPs per token", _flop),
+    Metric("dropped_token_fraction", "Tokens dropped", numbers.percent, "low"),
+    Metric("resident_parameters", "Parameters held per GPU", numbers.counts),
+    Metric("touched_parameters", "Parameters touched per step", numbers.counts),
+    Metric("graph_density_active", "Graph density, active", numbers.ratios),
+    Metric("graph_density_stored", "Graph density, stored", numbers.ratios),
+)
+METRICS = {metric.key: metric for metric in _ALL}
+
+
+def label(metric: Metric, result: Result) -> str:
+    """The metric's name for this result; the time for all tokens says how many."""
+    if metric.key == "days" and result.summary.tokens:
+        return f"Time for {numbers.short_count(result.summary.tokens)} tokens"
+    return metric.label
+
+
+def time_metric(result: Result) -> str:
+    """The key of the time a reader waits for: a training step, or the next token."""
+    return "tpot_s" if result.step_time_s is None and result.tpot_s is not None else "step_time_s"
