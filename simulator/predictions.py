@@ -1,0 +1,35 @@
+"""The metrics that measurements are published in, without the records a report needs."""
+
+from __future__ import annotations
+
+from simulator.assembly import uncertainty as u
+from simulator.assembly.breakdown import mean_items
+from simulator.result import Number
+from simulator.simulation import training_step
+from simulator.spec.run import Run
+from simulator.units import GIB
+
+
+def predict(run: Run) -> dict[str, Number]:
+    """Predictions by metric. A step that doesn't fit by our count is still timed: it was measured, so it ran."""
+    match run.kind:
+        case "training":
+            return _training(run)
+        case _:
+            from simulator.simulation import simulate
+
+            return simulate(run).numbers()
+
+
+def _training(run: Run) -> dict[str, Number]:
+    step = training_step(run, check=False)
+    assert run.training is not None
+    items, _ = mean_items(step.timeline, step.costed.graph.pipeline.micro_batches)
+    errors = u.item_errors(step.costed.machine, run.training.precision)
+    model_error = u.MODEL_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]
+    error = u.combined_error(items, errors, model_error)
+    allocated = max(stage.allocated for stage in step.memory)
+    return {
+        "step_time_s": u.number(step.timeline.duration, error, step.costed.machine.curves.basis),
+        "peak_memory_gib": u.number(allocated / GIB, u.MEMORY_ERROR, "interpolated"),
+    }

@@ -1,0 +1,247 @@
+"""Replaying published measurements: every row of a table becomes a run, and its prediction is held against what was measured.
+
+A row's columns are dotted paths of a run; `measured.*` are what was published. Nothing measured feeds a prediction of the
+same row. Rows that can't be built are listed with the reason and counted, never dropped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from simulator.errors import SimulatorError, SpecError
+from simulator.result import Number
+from simulator.spec import parameters as counts
+from simulator.spec.run import Run, run_from_mapping, set_path
+
+BLOCKS = ("model", "hardware", "parallelism", "training", "inference", "routing", "execution", "economics")
+PLAIN = ("name", "kind", "framework")
+MFU_PEAK = "published MFU is over the dense bf16 peak"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One metric of one row: the prediction with its interval, and the measurement."""
+
+    predicted: Number
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.predicted.value / self.measured - 1
+
+    @property
+    def covered(self) -> bool:
+        """Whether the measurement lies inside the 90 % interval."""
+        return self.predicted.low <= self.measured <= self.predicted.high
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the table after its replay; `metrics` is empty where it was refused."""
+
+    id: str
+    group: str
+    quality: str
+    source: str
+    reason: str = ""
+    metrics: Mapping[str, Comparison] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> bool:
+        """Whether no run could be built or it was infeasible."""
+        return self.reason != ""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Errors of one metric over some rows, in percent; `macro` is the mean over groups of their mean absolute errors."""
+
+    n: int
+    macro: float
+    mape: float
+    median: float
+    bias: float
+    worst: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """All rows of a table, in its order."""
+
+    table: str
+    rows: Sequence[Row]
+
+    def refused(self) -> list[Row]:
+        """Rows without a prediction."""
+        return [row for row in self.rows if row.refused]
+
+    def metrics(self) -> list[str]:
+        """Metrics any row was measured in."""
+        return list(dict.fromkeys(metric for row in self.rows for metric in row.metrics))
+
+    def score(self, metric: str, chosen: Iterable[Row] | None = None) -> Score | None:
+        """Errors of a metric over the chosen rows (all by default); None where none has it."""
+        rows = [row for row in (self.rows if chosen is None else chosen) if metric in row.metrics]
+        if not rows:
+            return None
+        errors = [row.metrics[metric].error for row in rows]
+        groups: dict[str, list[float]] = {}
+        for row, error in zip(rows, errors, strict=True):
+            groups.setdefault(row.group, []).append(abs(error))
+        return Score(
+            n=len(rows),
+            macro=100 * mean(mean(values) for values in groups.values()),
+            mape=100 * mean(map(abs, errors)),
+            median=100 * median(map(abs, errors)),
+            bias=100 * mean(errors),
+            worst=100 * max(errors, key=abs),
+            coverage=100 * mean(row.metrics[metric].covered for row in rows),
+        )
+
+    def to_json(self) -> str:
+        """The document of `validate --json`."""
+        return json.dumps({"table": self.table, "rows": [_row_json(row) for row in self.rows]}, indent=1)
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    metrics = {
+        name: {
+            "predicted": c.predicted.value,
+            "low": c.predicted.low,
+            "high": c.predicted.high,
+            "measured": c.measured,
+            "error": c.error,
+        }
+        for name, c in row.metrics.items()
+    }
+    status = "refused" if row.refused else "ok"
+    return {
+        "id": row.id,
+        "group": row.group,
+        "quality": row.quality,
+        "status": status,
+        "reason": row.reason or None,
+        "metrics": metrics,
+    }
+
+
+def read_table(file: str | Path) -> list[dict[str, str]]:
+    """Rows of a CSV as text. Raises SpecError where it is no table of runs."""
+    path = Path(file)
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows = [dict(row) for row in reader]
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"can't be read as CSV: {error}", file=str(file)) from None
+    missing = [name for name in ("id", "kind") if name not in columns]
+    if missing:
+        raise SpecError(f"column {missing[0]} is missing; a validation table has id, kind and measured.*", file=str(file))
+    return rows
+
+
+def row_run(row: Mapping[str, str]) -> Run:
+    """The run a row describes: its non-blank columns that are dotted paths. Raises SpecError or InfeasibleError."""
+    data: dict[str, Any] = {}
+    for path, text in row.items():
+        if not text or path is None:
+            continue
+        if path in PLAIN or path.split(".")[0] in BLOCKS:
+            set_path(data, path, cell_value(text))
+    if isinstance(data.get("model"), dict):
+        data["model"].setdefault("name", data.get("name", "unnamed"))
+    data.setdefault("name", row["id"])
+    return run_from_mapping(data, row["id"])
+
+
+def cell_value(text: str) -> object:
+    """A cell as the value YAML would make of it: True, a number, or text."""
+    if text in ("True", "true", "False", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+    return text
+
+
+def group_of(row: Mapping[str, str]) -> str:
+    """Source, model and device of a row: the unit whose mean errors the macro average weighs alike."""
+    prefix = row["id"].replace(":", "-").split("-")[0]
+    return f"{prefix}/{row.get('name', '')}/{row.get('hardware.device', '')}"
+
+
+def validate_table(
+    file: str | Path,
+    *,
+    where: Sequence[tuple[str, str]] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Validation:
+    """Replay a table's rows, those whose columns equal all of `where`. `progress` is told (done, all)."""
+    rows = read_table(file)
+    for column, _ in where:
+        if rows and column not in rows[0]:
+            from simulator.errors import nearest
+
+            raise SpecError(f"no column '{column}'.{nearest(column, rows[0])}", file=str(file))
+    rows = [row for row in rows if all(row[column] == value for column, value in where)]
+    out = []
+    for index, row in enumerate(rows):
+        out.append(replay(row))
+        if progress is not None:
+            progress(index + 1, len(rows))
+    return Validation(str(file), out)
+
+
+def replay(row: Mapping[str, str]) -> Row:
+    """One row simulated and compared."""
+    facts = {key: value for key, value in row.items() if value and not key.startswith("measured.")}
+    common = {"id": row["id"], "group": group_of(row), "quality": row.get("quality", ""), "source": row.get("source", "")}
+    try:
+        run = row_run(row)
+        metrics = compare(run, row)
+    except SimulatorError as error:
+        return Row(**common, reason=str(error) or type(error).__name__, facts=facts)
+    if not metrics:
+        return Row(**common, reason="nothing measured that the simulator predicts", facts=facts)
+    return Row(**common, metrics=metrics, facts=facts)
+
+
+def compare(run: Run, row: Mapping[str, str]) -> dict[str, Comparison]:
+    """Predictions of what the row measured."""
+    from simulator.predictions import predict
+
+    measured = {key.removeprefix("measured."): float(v) for key, v in row.items() if key.startswith("measured.") and v}
+    if run.kind == "training":
+        _derive_step_time(run, measured)
+    predicted = predict(run)
+    return {name: Comparison(predicted[name], value) for name, value in measured.items() if name in predicted and value > 0}
+
+
+def _derive_step_time(run: Run, measured: dict[str, float]) -> None:
+    """Step time from what is published in its place: tokens/s, model FLOP/s, or MFU over the bf16 peak."""
+    work = run.training
+    assert work is not None
+    if "step_time_s" in measured:
+        return
+    tokens = work.global_batch * work.seq_len
+    flops = 3 * tokens * counts.flops_per_token(run.model, work.seq_len / 2) / run.hardware.gpus
+    if "tokens_per_s_per_gpu" in measured:
+        measured["step_time_s"] = tokens / (measured["tokens_per_s_per_gpu"] * run.hardware.gpus)
+    elif "model_tflops_per_gpu" in measured:
+        measured["step_time_s"] = flops / (measured["model_tflops_per_gpu"] * 1e12)
+    elif "mfu_pct" in measured:
+        peak = run.hardware.device.peak_for("bf16")
+        measured["step_time_s"] = flops / (measured["mfu_pct"] / 100 * peak)
