@@ -40,7 +40,8 @@ LAYER = (
     ("NVLink", "combine", "a2a", 0.06, "all_to_all"),
     ("Compute", "SwiGLU and unpermute", "mem", 0.21, "norms"),
 )
-DENSE_LAYER = tuple(op for op in LAYER if op[2] not in ("expert", "a2a")) + (
+DENSE_LAYER = (
+    *(op for op in LAYER if op[2] not in ("expert", "a2a")),
     ("Compute", "MLP GEMMs", "dense", 1.10, "mlp"),
 )
 HOST_GAP_MS = 0.07
@@ -280,7 +281,7 @@ def traffic(nodes: int, *, stages: int = 4, dense: bool = False) -> Traffic:
                 utilisation=0.095,
             ),
         ],
-        note="Nodes 0 and 1 hold stage 0, nodes 2 and 3 stage 1, and so on; ranks that behave alike are simulated once.",
+        note="Nodes 0 and 1 hold stage 0, nodes 2 and 3 stage 1, and so on.",
     )
 
 

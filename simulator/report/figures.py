@@ -35,7 +35,7 @@ class Card:
 class Figures:
     cards: tuple[Card, ...]
     width: float
-    more: Table | None
+    more: Table
 
     @property
     def scale(self) -> str:
@@ -64,14 +64,14 @@ def figures(result: Result) -> Figures:
             high=_position(number.high, number.value, width),
         )
         cards.append(card)
-    rows = []
+    rows: list[list[str | Cell]] = []
     for metric, number in known[CARDS:]:
         scale = metric.scale([number.value])
-        rows.append([label(metric, result), scale.text(number.value), scale.interval(number), Cell(basis=number.basis)])
+        value = scale.text(number.value)
+        rows.append([label(metric, result), value, scale.interval(number), Cell(basis=number.basis)])
     rows += _exact_rows(result)
-    return Figures(
-        tuple(cards), width, table("more figures", "Figure | Value | 90 % interval | Basis", rows, min_width=560)
-    )
+    more = table("more figures", "Figure | Value | 90 % interval | Basis", rows, min_width=560)
+    return Figures(tuple(cards), width, more)
 
 
 def _exact_rows(result: Result) -> list[list[str | Cell]]:

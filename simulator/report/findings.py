@@ -32,4 +32,5 @@ def breakdown_finding(result: Result) -> str:
         return f"{lead}; communication takes {numbers.round_share(exposed / total)}, none of it hidden."
     if first in ("a2a", "comm"):
         return f"{lead}; {share} of all communication hides behind compute."
-    return f"{lead}; communication adds {numbers.round_share(exposed / total)}, because {share} of it hides behind compute."
+    adds = numbers.round_share(exposed / total)
+    return f"{lead}; communication adds {adds}, because {share} of it hides behind compute."

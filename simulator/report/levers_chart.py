@@ -1,4 +1,4 @@
-"""What one change would do: diverging bars, the parts of the machine and the settings of the run on scales of their own."""
+"""What one change would do: diverging bars, parts of the machine and settings of the run each on their own scale."""
 
 from __future__ import annotations
 

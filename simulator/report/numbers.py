@@ -210,9 +210,8 @@ def short_count(count: float) -> str:
 
 def about_days(value: float) -> str:
     """A length of time for a sentence: 65 days, 31 hours, 12 minutes."""
-    for size, word in ((1.0, "day"), (1 / 24, "hour"), (1 / 1440, "minute")):
-        if value >= 2 * size or size == 1 / 1440:
-            break
+    units = ((1.0, "day"), (1 / 24, "hour"), (1 / 1440, "minute"))
+    size, word = next((unit for unit in units if value >= 2 * unit[0]), units[-1])
     number = whole(max(value / size, 1))
     return f"{number}{NBSP}{word}{'' if number == '1' else 's'}"
 

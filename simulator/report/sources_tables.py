@@ -108,7 +108,8 @@ def precedents_finding(result: Result) -> str:
     error = numbers.short_share(mean_error(runs))
     if len(runs) == 1:
         where = "inside" if inside else "outside"
-        return f"The published run most like this one was predicted to within {error}; it lies {where} its 90{NBSP}% interval."
+        run = f"The published run most like this one was predicted to within {error}"
+        return f"{run}; it lies {where} its 90{NBSP}% interval."
     lie = "lies inside its" if inside == 1 else "lie inside their"
     return (
         f"Over the {len(runs)} published runs most like this one the mean absolute error is {error}, "

@@ -64,7 +64,8 @@ def timeline_data(timeline: Timeline) -> dict[str, Any]:
     """What the script reads: names once, blocks once however many stages share them, chunks by reference."""
     chosen = selection(timeline)
     tick = 10.0 ** math.ceil(math.log10(timeline.duration_s / 1e7))
-    names, blocks, index = _Names(), [], {}
+    names, index = _Names(), dict[str, int]()
+    blocks: list[list[list[int]]] = []
     seen: dict[str, int] = {}
     spans_left = MOST_SPANS
     for stage in chosen.stages:

@@ -204,7 +204,8 @@ def _limit(result: Result) -> Fact | None:
             fills += f" {second[2].format(numbers.round_share(second[0]))}."
     else:
         computing = spent[0][0] + spent[1][0]
-        fills = f"It takes {numbers.round_share(part)} of the {work_unit(result)}; computing fills {numbers.round_share(computing)}."
+        fills = f"It takes {numbers.round_share(part)} of the {work_unit(result)}"
+        fills += f"; computing fills {numbers.round_share(computing)}."
     return Fact(f"{name} is the limit.", fills)
 
 
@@ -216,11 +217,10 @@ def _best_change(result: Result) -> Fact | None:
     best = saving(result)
     if best is None:
         return Fact("No change tried helps.", f"None of {len(tried)} saves more than the error of the difference.")
-    amounts = saved(best, result) or [
-        f"{numbers.short_share(-best.step_time_s.value / base.value)} of the {work_unit(result)}"
-    ]
-    rest = f"Saves about {numbers.listing(amounts)}."
-    parts = [lever for lever in ranked(result, "hardware") if lever.step_time_s.high < 0]
-    if parts:
-        rest += f" {parts[0].label} saves {numbers.short_share(-parts[0].step_time_s.value / base.value)} of the {work_unit(result)}."
+    unit = work_unit(result)
+    share = f"{numbers.short_share(-best.step_time_s.value / base.value)} of the {unit}"
+    rest = f"Saves about {numbers.listing(saved(best, result) or [share])}."
+    part = next((lever for lever in ranked(result, "hardware") if lever.step_time_s.high < 0), None)
+    if part is not None:
+        rest += f" {part.label} saves {numbers.short_share(-part.step_time_s.value / base.value)} of the {unit}."
     return Fact(f"Best change to try: {best.label}.", rest)
