@@ -197,10 +197,16 @@ def main() -> None:
     except SpecError as error:
         _fail(str(error), 2)
     except InfeasibleError as error:
-        parts = [f"  {name}: {amount:.4g}" for name, amount in error.breakdown.items()]
-        _fail("\n".join([str(error), *parts]), 3)
+        _fail("\n".join([str(error), *_parts(error)]), 3)
     except SimulatorError as error:
         _fail(str(error), 1)
+
+
+def _parts(error: InfeasibleError) -> list[str]:
+    """What the need is made of, one line a part, in the unit of the message."""
+    from simulator.report.numbers import significant
+
+    return [f"  {name.replace('_', ' ')}: {significant(amount)}" for name, amount in error.breakdown.items()]
 
 
 def _fail(message: str, code: Literal[1, 2, 3]) -> None:

@@ -51,8 +51,8 @@ class InfeasibleError(SimulatorError):
         self.message, self.path = message, path
         self.needed, self.available = needed, available
         self.breakdown, self.suggestion = dict(breakdown or {}), suggestion
-        tail = f" Nearest change that fits: {suggestion}." if suggestion else ""
-        super().__init__(f"{path}: {message}{tail}" if path else message + tail)
+        full = f"{message.removesuffix('.')}. Nearest change that fits: {suggestion}." if suggestion else message
+        super().__init__(f"{path}: {full}" if path else full)
 
 
 class CoverageError(SimulatorError):

@@ -134,7 +134,6 @@ def test_wrong_overrides(moesim: Moesim, run_file: Path, override: str, message:
         (("parallelism.pp=128", "parallelism.ep=1"), "parallelism"),
         (("training.global_batch=255",), "global_batch"),
         (("hardware.gpus=8", "parallelism.pp=1"), "needs"),
-        (("training.precision=nvfp4",), "precision"),
     ],
 )
 def test_runs_that_cannot_be(moesim: Moesim, run_file: Path, override: tuple[str, ...], names: str) -> None:

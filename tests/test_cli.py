@@ -44,9 +44,9 @@ def test_run_prints_value_interval_and_basis(moesim: Moesim) -> None:
         "value",
         "90 % interval",
         "basis",
-        "step time",
-        "tokens per second",
-        "model FLOPs utilisation",
+        "Step time",
+        "Throughput",
+        "Model FLOPs utilisation",
         "GiB",
     ):
         assert words in text
@@ -143,9 +143,9 @@ def test_schemas_name_the_fields(moesim: Moesim, kind: str) -> None:
     [
         (SpecError("wrong", file="f.yaml", line=3, path="a.b"), 2, "error: f.yaml:3: a.b: wrong\n"),
         (
-            InfeasibleError("needs 91.2 of 80 GiB.", breakdown={"weights": 60.0, "states": 31.2}, suggestion="pp: 8"),
+            InfeasibleError("needs 91.2 of 80 GiB", breakdown={"weights": 60.0, "kv_cache": 31.2}, suggestion="pp: 8"),
             3,
-            "error: needs 91.2 of 80 GiB. Nearest change that fits: pp: 8.\n  weights: 60\n  states: 31.2\n",
+            "error: needs 91.2 of 80 GiB. Nearest change that fits: pp: 8.\n  weights: 60.0\n  kv cache: 31.2\n",
         ),
         (CoverageError("too far out"), 1, "error: too far out\n"),
         (KeyboardInterrupt(), 130, ""),
