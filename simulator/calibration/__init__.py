@@ -1,0 +1,1 @@
+"""Measuring devices, importing published measurements, and fitting cost models to them."""
