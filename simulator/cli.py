@@ -159,29 +159,44 @@ def compare(
 
 @app.command()
 def validate(
-    table: Annotated[str, typer.Argument(metavar="TABLE.csv", help="Published runs with what was measured.")],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="A CSV of published runs, or the name of a shipped one.")
+    ],
     where: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only these rows. May be given many times.")
     ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every row's prediction there.")] = None,
 ) -> None:
-    """Replay published runs and print the error, per group and overall. No row is dropped silently.
+    """Replay published runs and print the error, overall and by group. No row is dropped silently.
+
+    Columns are dotted paths of a run; those called measured.* are what was published.
 
     [bold]Examples[/bold]
 
-    moesim validate workloads/validation/training.csv
+    moesim validate training
 
-    moesim validate workloads/validation/training.csv --where quality=A --where hardware.device=h100-sxm --json out.json
+    moesim validate my-runs.csv --where quality=A --where hardware.device=h100-sxm --json errors.json
     """
     from simulator.validation import validate_table
 
+    chosen = [_equation(text) for text in where or ()]
     with progress_bar("rows") as advance:
-        validation = validate_table(shipped(table, "validation", ".csv"), where=where or (), progress=advance)
+        validation = validate_table(shipped(table, "validation", ".csv"), where=chosen, progress=advance)
     if json is not None:
         write_text(json, validation.to_json())
-    echo(validation.summary())
+    from simulator.cli_validation import print_validation
+
+    print_validation(validation)
     if json is not None:
         echo(f"Wrote {json}.")
+
+
+def _equation(text: str) -> tuple[str, str]:
+    """The two sides of COLUMN=VALUE."""
+    column, equals, value = text.partition("=")
+    if not equals:
+        raise SpecError(f"'{text}' is not of the form column=value, such as quality=A")
+    return column, value
 
 
 app.command()(models)

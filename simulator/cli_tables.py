@@ -62,14 +62,14 @@ def print_result(result: Result) -> None:
     """The summary of one run: value, 90 % interval and basis of every figure that is not zero."""
     summary = result.summary
     counts = numbers.in_words(summary.parameters), numbers.in_words(summary.active_parameters)
-    table = _table(f"{result.name}: {result.kind} of {summary.model} on {summary.gpus:,} x {summary.device}")
+    table = new_table(f"{result.name}: {result.kind} of {summary.model} on {summary.gpus:,} x {summary.device}")
     for heading in ("", "value", "90 % interval", "basis"):
         table.add_column(heading, justify="left" if heading in ("", "basis") else "right", no_wrap=heading != "basis")
     for words, scaling, (number,) in _figures([result]):
         if number is not None:
             scale = scaling([number.value])
             table.add_row(words, scale.text(number.value), scale.interval(number), number.basis)
-    _print(table)
+    print_table(table)
     lines = [
         f"{counts[0]} parameters, {counts[1]} active per token; network {summary.network}",
         f"{numbers.significant(summary.allocatable_gib)} GiB of each GPU can be allocated",
@@ -82,14 +82,14 @@ def print_result(result: Result) -> None:
 
 def print_comparison(results: Sequence[Result]) -> None:
     """Results side by side, each with its half interval, one scale in a row."""
-    table = _table("comparison")
+    table = new_table("comparison")
     table.add_column("", no_wrap=True)
     for result in results:
         table.add_column(_cell(result.name), justify="right")
     for words, scaling, row in _figures(results):
         scale = scaling([number.value for number in row if number is not None])
         table.add_row(words, *("" if number is None else _with_interval(number, scale) for number in row))
-    _print(table)
+    print_table(table)
 
 
 def _with_interval(number: Number, scale: Scale) -> str:
@@ -105,7 +105,7 @@ def print_sweep(frame: pandas.DataFrame, *, most: int = 20) -> None:
     shown = [METRICS[key] for key in _SWEEP_METRICS if key in columns]
     done = frame[frame["status"] == "ok"]
     best = done.sort_values(shown[0].key, ascending=shown[0].better == "low").head(most) if shown else done.head(most)
-    table = _table(f"best {len(best)} of {len(frame)} points")
+    table = new_table(f"best {len(best)} of {len(frame)} points")
     for axis in axes:
         table.add_column(_cell(axis))
     for metric in shown:
@@ -113,7 +113,7 @@ def print_sweep(frame: pandas.DataFrame, *, most: int = 20) -> None:
     scales = {metric.key: metric.scale(best[metric.key].dropna().tolist()) for metric in shown}
     for _, row in best.iterrows():
         table.add_row(*(_cell(str(row[axis])) for axis in axes), *(scales[m.key].text(row[m.key]) for m in shown))
-    _print(table)
+    print_table(table)
     echo(f"{len(done)} points simulated, {len(frame) - len(done)} can't be.")
     for reason, count in frame.loc[frame["status"] != "ok", "reason"].value_counts().head(5).items():
         echo(f"  {count} x {reason}")
@@ -133,25 +133,25 @@ _UNITS: tuple[tuple[str, str, Scaling], ...] = (
 
 def print_catalog(entries: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
     """One row an entry; `columns` maps the keys shown to their headings."""
-    table = _table(None)
+    table = new_table(None)
     texts = {key: _column(key, [entry.get(key) for entry in entries]) for key in columns}
     for key, heading in columns.items():
         number = any(isinstance(entry.get(key), int | float) for entry in entries)
         table.add_column(heading, justify="right" if number else "left", no_wrap=key == "name")
     for row in zip(*texts.values(), strict=True):
         table.add_row(*(_cell(text) for text in row))
-    _print(table)
+    print_table(table)
 
 
 def print_entry(entry: Mapping[str, Any], text: str) -> None:
     """Every figure of one entry, then the file it comes from as it stands."""
-    table = _table(None)
+    table = new_table(None)
     table.add_column("", no_wrap=True)
     table.add_column(_cell(str(entry["name"])), justify="right")
     for key, value in entry.items():
         if key != "name" and value is not None:
             table.add_row(_label(key), _cell(_column(key, [value], exact=True)[0]))
-    _print(table)
+    print_table(table)
     echo(text.rstrip())
 
 
@@ -182,7 +182,7 @@ def _column(key: str, values: Sequence[Any], *, exact: bool = False) -> list[str
     return [text(value) for value in values]
 
 
-def _table(title: str | None) -> Table:
+def new_table(title: str | None) -> Table:
     return Table(
         title=_cell(title) if title else None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
     )
@@ -193,6 +193,6 @@ def _cell(text: str) -> Text:
     return Text(plain(text))
 
 
-def _print(table: Table) -> None:
+def print_table(table: Table) -> None:
     """The table as wide as the terminal; where there is none, wide enough that nothing is cut."""
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)

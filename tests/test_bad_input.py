@@ -202,6 +202,26 @@ def test_results_that_are_none(moesim: Moesim, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (b"", (), "table.csv: column id is missing; a validation table has id, kind and measured.*"),
+        (b"id,measured.x\n", (), "table.csv: column kind is missing; a validation table has id, kind and measured.*"),
+        (b"\x89PNG\xff", (), "table.csv: can't be read as CSV: "),
+        (b"id,kind\na,training\n", ("--where", "kin=training"), "table.csv: no column 'kin'. Did you mean 'kind'"),
+        (b"id,kind\n", ("--where", "kind"), "'kind' is not of the form column=value, such as quality=A"),
+    ],
+)
+def test_tables_that_are_none(
+    moesim: Moesim, tmp_path: Path, text: bytes, options: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "table.csv").write_bytes(text)
+    outcome = moesim("validate", "table.csv", "--json", "out.json", *options)
+    assert outcome.err.startswith(f"error: {message}")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+@pytest.mark.parametrize(
     "arguments",
     [(), ("fly",), ("run",), ("run", "a.yaml", "--fast"), ("schema", "house"), ("sweep", "s", "--workers", "0")],
 )

@@ -81,6 +81,43 @@ def test_compare_puts_results_side_by_side(moesim: Moesim, tmp_path: Path) -> No
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+TABLE = """\
+id,quality,kind,name,model.extends,hardware.device,hardware.gpus,training.global_batch,training.seq_len,measured.step_time_s
+ours-1,A,training,llama2-7b,llama2-7b,h100-sxm,16,64,4096,1000
+ours-2,B,training,llama2-7b,llama2-7b,h100-sxm,128,128,4096,1000
+theirs-1,A,training,llama2-7b,llama2-7x,h100-sxm,8,64,4096,1000
+"""
+
+
+def test_validate_scores_every_row_it_can_and_lists_the_others(moesim: Moesim, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(TABLE, encoding="utf-8")
+    text = done(moesim("validate", "table.csv", "--json", "errors.json"))
+    assert "table.csv: 3 rows, 1 refused." in text
+    assert "refused: 1 x model.extends: unknown model 'llama2-7x'. Did you mean 'llama2-7b'" in text
+    lines = [line.split() for line in text.splitlines()]
+    metric, *rows = [line for line in lines if line[:1] == ["step_time_s"]]
+    # Nothing takes 1,000 s, so the error is nearly -100 % and no measurement lies in the interval.
+    assert (metric[:3], metric[-2:]) == (["step_time_s", "A", "1"], ["0", "%"])
+    assert [row[:3] for row in rows] == [["step_time_s", "all", "2"]]
+    assert [line[:2] for line in lines if line[:1] in (["ours"], ["theirs"])] == [["ours", "2"]]
+    assert [line[:4] for line in lines if "to" in line] == [["10", "to", "99", "1"], ["100", "to", "999", "1"]]
+    stored = json.loads((tmp_path / "errors.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["id"], row["status"]) for row in stored] == [
+        ("ours-1", "ok"),
+        ("ours-2", "ok"),
+        ("theirs-1", "refused"),
+    ]
+    step = stored[0]["metrics"]["step_time_s"]
+    assert step["error"] == pytest.approx(step["predicted"] / 1000 - 1)
+
+
+def test_validate_takes_the_rows_asked_for(moesim: Moesim, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(TABLE, encoding="utf-8")
+    assert "table.csv: 1 rows, 0 refused." in done(moesim("validate", "table.csv", "--where", "quality=B"))
+    both = ("--where", "quality=A", "--where", "hardware.gpus=8")
+    assert "table.csv: 1 rows, 1 refused." in done(moesim("validate", "table.csv", *both))
+
+
 def test_models_as_json_hold_exact_counts(moesim: Moesim) -> None:
     mixtral = json.loads(done(moesim("models", "mixtral-8x7b", "--json")))
     assert (mixtral["parameters"], mixtral["active_parameters"]) == (46_702_792_704, 12_879_925_248)
