@@ -219,6 +219,8 @@ class Price(Record):
     item: str
     amount: str
     usd: Number
+    # Held in another item, as electricity in rent: shown, not added.
+    included: bool = False
 
 
 class Provenance(Record):

@@ -6,7 +6,7 @@ from simulator.report import numbers
 from simulator.report.bars import Axis, BarChart, Group, Row, bar, whisker
 from simulator.report.kinds import work_unit
 from simulator.report.tables import Cell, Table, table
-from simulator.result import Energy, Result
+from simulator.result import Energy, Price, Result
 
 _PARTS = {
     "compute": ("Arithmetic", "expert"),
@@ -29,7 +29,7 @@ def energy_chart(energy: Energy) -> BarChart:
     for key, number in parts.items():
         name, color = _PARTS[key]
         drawn = (bar(axis, 0, number.value, color=color),) if number.value else ()
-        share = numbers.round_share(number.value / total) if total else ""
+        share = numbers.share(number.value / total) if total else ""
         rows.append(
             Row(
                 name,
@@ -48,20 +48,26 @@ def energy_sum(energy: Energy) -> float:
 
 
 def bill_table(result: Result) -> Table | None:
-    """Every item of the bill with its sum, whose interval is that of the cost."""
+    """Every item of the bill with its sum; what another item holds stands in brackets and is not added."""
     if not result.bill:
         return None
-    rows: list[list[str | Cell]] = [
-        [price.item, price.amount, numbers.dollars([price.usd.value]).text(price.usd.value)] for price in result.bill
-    ]
-    total = result.cost_usd.value if result.cost_usd else sum(price.usd.value for price in result.bill)
+    rows: list[list[str | Cell]] = []
+    for price in result.bill:
+        amount = numbers.dollars([price.usd.value]).text(price.usd.value)
+        rows.append([price.item, price.amount, f"({amount})" if price.included else amount])
+    total = result.cost_usd.value if result.cost_usd else sum(price.usd.value for price in counted(result))
     return table("bill", "Item | Rate | >Amount", rows, total=["Total", "", numbers.dollars([total]).text(total)])
+
+
+def counted(result: Result) -> list[Price]:
+    """The items that make up the cost: not free, and not held in another item."""
+    return [price for price in result.bill if price.usd.value > 0 and not price.included]
 
 
 def rates_table(result: Result) -> Table | None:
     """The cost at two thirds and four thirds of the hourly rent, where rent is all there is on the bill."""
     rate, cost = result.summary.gpu_hour_usd, result.cost_usd
-    paid = [price for price in result.bill if price.usd.value > 0]
+    paid = counted(result)
     if not rate or cost is None or len(paid) != 1:
         return None
     rows: list[list[str | Cell]] = []
@@ -79,10 +85,11 @@ def energy_finding(result: Result) -> str:
     parts = []
     if result.cost_usd is not None:
         parts.append(f"The bill is {numbers.dollars([result.cost_usd.value]).text(result.cost_usd.value)}")
-        paid = sum(price.usd.value for price in result.bill)
-        if paid and len([p for p in result.bill if p.usd.value > 0]) > 1:
-            first = max(result.bill, key=lambda p: p.usd.value)
-            parts[0] += f", of which {first.item} {numbers.round_share(first.usd.value / paid)}"
+        paid = counted(result)
+        if len(paid) > 1:
+            first = max(paid, key=lambda p: p.usd.value)
+            part = numbers.round_share(first.usd.value / sum(p.usd.value for p in paid))
+            parts[0] += f", of which {first.item} is {part}"
     meter = result.energy_total_j
     if meter is not None:
         parts.append(f"the meter counts {numbers.watt_hours([meter.value]).text(meter.value)}")

@@ -53,7 +53,7 @@ def memory_finding(result: Result, memory: Memory) -> str:
     parts = memory_parts(memory)
     peak = result.peak_memory_gib.value if result.peak_memory_gib else sum(n.value for n in parts.values())
     capacity = result.summary.capacity_gib
-    used = f"{numbers.significant(peak)} of {numbers.plain(capacity)}{NBSP}GiB"
+    used = f"{numbers.significant(peak)} of {numbers.brief(capacity)}{NBSP}GiB"
     if not parts:
         return f"The fullest GPU uses {used}."
     biggest = max(parts, key=lambda key: parts[key].value)
@@ -65,7 +65,8 @@ def _alike(stages: list[StageMemory]) -> list[list[StageMemory]]:
     """Neighbours that read the same to three digits, together."""
 
     def reading(stage: StageMemory) -> tuple[str, ...]:
-        return (*(numbers.significant(v) for v in stage.parts.values()), stage.label)
+        label = stage.label.removeprefix(f"Stage {stage.stage}")
+        return (*(numbers.significant(v) for v in stage.parts.values()), label)
 
     groups: list[list[StageMemory]] = []
     for stage in stages:
@@ -88,7 +89,7 @@ def _fewer(groups: list[list[StageMemory]], fullest: StageMemory) -> list[list[S
 
 def _row(group: list[StageMemory], axis: Axis, capacity: float, *, fullest: bool) -> Row:
     stage = group[0]
-    colors = memory_colors(stage.parts)
+    colors = memory_colors([key for key, size in stage.parts.items() if size > 0])
     segments, at = [], 0.0
     for key, color in colors.items():
         size = stage.parts[key]
@@ -100,7 +101,7 @@ def _row(group: list[StageMemory], axis: Axis, capacity: float, *, fullest: bool
         at += size
     free = capacity - stage.total.value
     first, final = group[0].stage, group[-1].stage
-    note = ", ".join(part for part in (stage.label.removeprefix(f"Stage {first}").strip(", "),) if part)
+    note = stage.label.removeprefix(f"Stage {first}").strip(" ,()")
     if fullest and "fullest" not in note:
         note = f"{note}, fullest" if note else "fullest"
     return Row(
@@ -127,7 +128,7 @@ def _headings(axis: Axis, stage: StageMemory, capacity: float) -> tuple[tuple[fl
         size = sum(parts.get(key, 0.0) for key in keys)
         starts.append((at, name, size))
         at += size
-    shown: list[tuple[float, str]] = [(axis.at(capacity), f"{numbers.plain(capacity)}{NBSP}GiB capacity")]
+    shown: list[tuple[float, str]] = [(axis.at(capacity), f"{numbers.brief(capacity)}{NBSP}GiB capacity")]
     limit = axis.at(capacity) - 100 * len(shown[0][1]) * _CHARACTER_PX / _TRACK_PX
     for start, name, size in reversed(starts):
         width = 100 * len(name) * _CHARACTER_PX / _TRACK_PX

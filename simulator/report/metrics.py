@@ -51,8 +51,8 @@ _ALL = (
     Metric("hardware_flops_per_gpu", "Hardware FLOPs per GPU and step", _flop),
     Metric("flops_per_token", "Model FLOPs per token", _flop),
     Metric("dropped_token_fraction", "Tokens dropped", numbers.percent, "low"),
-    Metric("resident_parameters", "Parameters held per GPU", numbers.counts),
-    Metric("touched_parameters", "Parameters touched per step", numbers.counts),
+    Metric("resident_parameters", "Resident parameters", numbers.counts),
+    Metric("touched_parameters", "Touched parameters", numbers.counts),
     Metric("graph_density_active", "Graph density, active", numbers.ratios),
     Metric("graph_density_stored", "Graph density, stored", numbers.ratios),
 )

@@ -34,6 +34,11 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{float(f'{mantissa}e{power}'):,.{max(0, digits - 1 - exponent)}f}".replace("-", MINUS)
 
 
+def brief(value: float) -> str:
+    """Three significant digits without trailing zeros, for sizes that have a name: 80, 79.6, 0.5."""
+    return plain(float(f"{value:.3g}"))
+
+
 def plain(value: float) -> str:
     """`value` with no digits that say nothing: 80, 0.5, 1,000; for axis ticks and exact settings."""
     return f"{value:,.10g}".replace("-", MINUS)
@@ -214,6 +219,11 @@ def about_days(value: float) -> str:
     size, word = next((unit for unit in units if value >= 2 * unit[0]), units[-1])
     number = whole(max(value / size, 1))
     return f"{number}{NBSP}{word}{'' if number == '1' else 's'}"
+
+
+def sentence(words: str) -> str:
+    """`words` with a capital at the front."""
+    return words[:1].upper() + words[1:]
 
 
 def listing(parts: Iterable[str]) -> str:

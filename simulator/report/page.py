@@ -23,6 +23,7 @@ from simulator.report.memory_chart import infeasible_chart, memory_chart, memory
 from simulator.report.rendering import file_name, render
 from simulator.report.roofline_chart import roofline_chart, roofline_finding, roofline_table
 from simulator.report.sources_tables import (
+    assumption_sources,
     assumptions_table,
     basis_table,
     fields_table,
@@ -161,6 +162,7 @@ def _sources(result: Result) -> dict[str, Any]:
     return {
         "sources_finding": sources_finding(result),
         "assumptions": assumptions_table(result),
+        "assumption_sources": assumption_sources(result),
         "basis_table": basis_table(result),
         "labels": labels_table(),
         "not_modelled": numbers.listing(result.not_modelled) if result.not_modelled else "",

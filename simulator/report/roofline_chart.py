@@ -50,7 +50,7 @@ def roofline_chart(result: Result, *, wide: bool) -> str:
         radius = max(3.2, (20 if wide else 15) * math.sqrt(row.share_of_step))
         dots.append(_dot(frame, row, x, y, radius, work_unit(result)))
         if row.share_of_step >= _NAMED:
-            marks.append(Mark(x, y, radius, f"{row.name} {numbers.round_share(row.share_of_step)}"))
+            marks.append(Mark(x, y, radius, f"{numbers.sentence(row.name)} {numbers.round_share(row.share_of_step)}"))
     roof, taken = _roof(frame, result, wide=wide, marks=marks)
     labels = []
     for spot in svg.place(marks, frame.area, taken):
@@ -81,7 +81,7 @@ def roofline_finding(result: Result) -> str:
     first = rows[0]
     roof = "the matrix units' peak" if first.bound == "compute" else "its roof"
     verb = "run" if first.name.endswith("s") else "runs"
-    lead = f"{first.name} {verb} at {numbers.round_share(of_roof(first, result))} of {roof}"
+    lead = f"{numbers.sentence(first.name)} {verb} at {numbers.round_share(of_roof(first, result))} of {roof}"
     far = [r for r in rows if r.share_of_step >= _MATTERS and of_roof(r, result) < _FAR]
     if not far:
         return f"{lead}. No operator that matters is below half of its roof."
@@ -90,7 +90,7 @@ def roofline_finding(result: Result) -> str:
     if worst is first:
         return f"{lead}; at the roof {gain} of the {work_unit(result)} would be saved."
     reach = numbers.round_share(of_roof(worst, result))
-    return f"{lead}. {worst.name}, at {reach} of the roof, would save {gain} of the {work_unit(result)} there."
+    return f"{lead}. {numbers.sentence(worst.name)}, at {reach} of the roof, would save {gain} of the {work_unit(result)} there."
 
 
 def roofline_table(result: Result) -> Table:
@@ -102,7 +102,7 @@ def roofline_table(result: Result) -> Table:
         known = row in plotted
         rows.append(
             [
-                Cell(row.name, swatch=row.color),
+                Cell(numbers.sentence(row.name), swatch=row.color),
                 f"{row.calls:,}",
                 numbers.significant(row.flops / row.bytes) if known else numbers.DASH,
                 rate.text(row.flops / row.seconds) if known else numbers.DASH,
@@ -197,7 +197,7 @@ def _dot(frame: _Frame, row: OperatorRow, x: float, y: float, radius: float, uni
     _, top = frame.at(1, rate * (1 + row.relative_error))
     _, bottom = frame.at(1, rate / (1 + row.relative_error))
     title = (
-        f"{row.name}: {numbers.significant(row.flops / row.bytes)} FLOP/byte, {_rate(rate, 'FLOP/s')}, "
+        f"{numbers.sentence(row.name)}: {numbers.significant(row.flops / row.bytes)} FLOP/byte, {_rate(rate, 'FLOP/s')}, "
         f"{numbers.share(row.share_of_step)} of the {unit}"
     )
     circle = svg.element(

@@ -17,14 +17,20 @@ _LONGEST_VALUE = 120
 
 
 def assumptions_table(result: Result) -> Table | None:
-    """What the result takes for granted, in the order of the result: the most influential first."""
+    """What the result takes for granted, those whose influence is known first."""
     if not result.assumptions:
         return None
-    rows: list[list[str | Cell]] = []
-    for item in result.assumptions:
-        setter = f"{item.stated_by}: {item.source}" if item.source else item.stated_by
-        rows.append([f"{item.name}: {item.value}", item.influence or "not tried", setter])
+    ordered = sorted(result.assumptions, key=lambda item: item.influence is None)
+    rows: list[list[str | Cell]] = [
+        [f"{item.name}: {item.value}", item.influence or "not tried", item.stated_by] for item in ordered
+    ]
     return table("assumptions", "Assumed | If it were otherwise | Set by", rows, min_width=520)
+
+
+def assumption_sources(result: Result) -> list[str]:
+    """Who says so, each source once: 'framework: NVIDIA/Megatron-LM'."""
+    told = (f"{item.stated_by}: {item.source}" for item in result.assumptions if item.source)
+    return list(dict.fromkeys(told))
 
 
 def basis_table(result: Result) -> Table | None:
@@ -61,7 +67,8 @@ def sources_finding(result: Result) -> str:
     worst = max(weak, key=lambda r: r.share_of_step)
     how = {"extrapolated": "extrapolated", "transferred": "transferred from another device"}
     end = how.get(worst.basis, "taken from a data sheet")
-    return f"{lead}. {worst.kind} ({numbers.round_share(worst.share_of_step)}) is {end}."
+    part = numbers.round_share(worst.share_of_step)
+    return f"{lead}. The largest other part, {worst.kind} ({part}), is {end}."
 
 
 def nearest(result: Result) -> list[Precedent]:

@@ -93,17 +93,12 @@ def _captions(timeline: Timeline, left: float, width: float, *, wide: bool) -> s
     phases = {chunk.phase for chunk in timeline.chunks}
     if "decode" in phases:
         start, end = "Prefill", "Decode"
-    elif timeline.stages > 1:
-        start = "Pipeline fills" if wide else "Fill"
-        end = (
-            "Drains"
-            if "optimizer" not in phases
-            else "Drains, then gradients and optimizer"
-            if wide
-            else "Drain, optimizer"
-        )
-    else:
+    elif timeline.stages == 1:
         start, end = "Start", "Gradients and optimizer" if "optimizer" in phases else "End"
+    elif wide:
+        start, end = "Pipeline fills", "Drains" + (", then gradients and optimizer" if "optimizer" in phases else "")
+    else:
+        start, end = "Fill", "Drain" + (", optimizer" if "optimizer" in phases else "")
     return svg.text(left, 12, start) + svg.text(width, 12, end, anchor="end")
 
 

@@ -115,8 +115,7 @@ def traffic_finding(result: Result) -> str:
     if not links:
         return f"{lead}; no link carries traffic." if result.traffic else f"{lead}."
     fullest = max(links, key=lambda link: (link.utilisation, link.name))
-    used = f"{fullest.name}, is {numbers.share(fullest.utilisation)} full on average"
-    return f"{lead}. The fullest link, {used} and {numbers.round_share(_while_busy(fullest))} while it carries traffic."
+    return f"{lead}. The fullest link, {fullest.name}, is {numbers.share(fullest.utilisation)} full on average."
 
 
 def _while_busy(link: Link) -> float:
@@ -128,7 +127,7 @@ def _rate(link: Link) -> str:
 
 
 def _matrix(title: str, caption: str, color: str, matrix: Matrix) -> MatrixTable:
-    labels, cells = _folded(matrix)
+    labels, cells = _folded(Matrix(labels=_numbers(matrix.labels), bytes=matrix.bytes))
     largest = max(value for row in cells for value in row)
     scale = numbers.bytes_([largest])
     mean = sum(map(sum, cells)) / len(cells)
@@ -150,6 +149,12 @@ def _matrix(title: str, caption: str, color: str, matrix: Matrix) -> MatrixTable
         load=tuple(f"{value / mean:.2f}" for value in received) if mean else (),
         min_width=40 * (len(labels) + 1),
     )
+
+
+def _numbers(labels: list[str]) -> list[str]:
+    """Labels such as 'GPU 3' without the word they share: the caption says what they are."""
+    words = {label.rpartition(" ")[0] for label in labels}
+    return [label.rpartition(" ")[2] for label in labels] if len(words) == 1 else labels
 
 
 def _folded(matrix: Matrix) -> tuple[list[str], list[list[float]]]:

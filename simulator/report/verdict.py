@@ -69,7 +69,7 @@ def verdict(result: Result) -> Verdict:
 def refusal(result: Result, problem: Infeasible) -> str:
     """Why a run cannot be, and the nearest change that would make it one."""
     if problem.needed_gib is not None and problem.available_gib is not None:
-        needed, available = numbers.significant(problem.needed_gib), numbers.plain(problem.available_gib)
+        needed, available = numbers.significant(problem.needed_gib), numbers.brief(problem.available_gib)
         text = f"It doesn't fit: the fullest GPU needs {needed} of {available}{NBSP}GiB."
     else:
         text = f"This run can't be: {problem.reason.rstrip('.')}."
@@ -175,7 +175,7 @@ def _fit(result: Result) -> Fact | None:
     peak, capacity = result.peak_memory_gib, result.summary.capacity_gib
     if peak is None:
         return None
-    used = f"The fullest GPU needs {numbers.significant(peak.value)} of {numbers.plain(capacity)}{NBSP}GiB"
+    used = f"The fullest GPU needs {numbers.significant(peak.value)} of {numbers.brief(capacity)}{NBSP}GiB"
     if peak.high > capacity:
         return Fact(
             "It fits, but narrowly.", f"{used}; the interval reaches {numbers.significant(peak.high)}{NBSP}GiB."

@@ -42,7 +42,7 @@
     function X(t) { return left + (W - left) * (t - start) / width; }
 
     lanes.forEach(function (name, i) {
-      var label = name.length > 18 ? name.slice(0, 17) + '…' : name;
+      var label = name.charAt(0).toUpperCase() + (name.length > 18 ? name.slice(1, 17) + '…' : name.slice(1));
       parts.push('<rect x="' + left + '" y="' + top[i] + '" width="' + (W - left) + '" height="' + height[i] + '" fill="var(--panel)"/>');
       parts.push('<text x="0" y="' + (narrow ? top[i] - 5 : top[i] + height[i] / 2 + 4.5) + '">' + escape(label) + '</text>');
     });
