@@ -1,9 +1,9 @@
 """One table format for every measurement, whoever made it: a row is one kernel or collective at one shape.
 
-Columns: device, op, dtype, kernel (the variant that ran: a kernel's name, or how its operands lay), group_size (ranks; 1
-for a kernel), latency_s, power_w, spread (re-measuring uncertainty of latency_s, a fraction), n (trials), library,
-version, date (ISO), source. Every other column is a shape column: a number, empty where the op has no such dimension,
-bytes and elements, never prefixed units. CSV or Parquet.
+Columns: device, op, dtype, kernel (the variant that ran: a kernel's name, or how its operands lay), group_size
+(ranks; 1 for a kernel), latency_s, power_w, spread (re-measuring uncertainty of latency_s, a fraction), trials,
+library, version, date (ISO), source. Every other column is a shape column: a number, empty where the op has no such
+dimension; bytes and elements, never prefixed units. CSV or Parquet.
 """
 
 from __future__ import annotations
@@ -24,18 +24,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXT = ("device", "op", "dtype", "kernel", "library", "version", "date", "source")
-NUMBERS = ("group_size", "latency_s", "power_w", "spread", "n")
+NUMBERS = ("group_size", "latency_s", "power_w", "spread", "trials")
 REQUIRED = ("device", "op", "dtype", "latency_s", "source")
 _SHAPE_NAME = re.compile(r"[a-z][a-z0-9_]*")
-# Columns people write when they mean latency_s or power_w, and what they must be multiplied by.
-_OTHER_UNITS = {
-    "latency": None,
-    "latency_ms": 1e-3,
-    "latency_us": 1e-6,
-    "time_us": 1e-6,
-    "time_ms": 1e-3,
-    "power": None,
-}
+# Columns people write when they mean latency_s or power_w.
+_OTHER_UNITS = ("latency", "latency_ms", "latency_us", "time_ms", "time_us", "power")
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -53,7 +46,7 @@ class Measurement(Spec):
     group_size: int = Field(default=1, ge=1)
     power_w: Positive | None = None
     spread: float | None = Field(default=None, ge=0)
-    n: int = Field(default=1, ge=1)
+    trials: int = Field(default=1, ge=1)
     library: str = ""
     version: str = ""
     date: str = ""
@@ -69,7 +62,7 @@ def to_frame(rows: Iterable[Measurement]) -> pd.DataFrame:
 
 
 def read_table(file: str | Path) -> pd.DataFrame:
-    """The checked table of a CSV or Parquet file. Raises CalibrationError naming file, row, column and what is wrong."""
+    """The checked table of a CSV or Parquet file. Raises CalibrationError naming file, row and column."""
     import pandas as pd
 
     path = Path(file)
@@ -106,14 +99,14 @@ def shape_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def check_table(frame: pd.DataFrame, file: str) -> pd.DataFrame:
-    """The table with optional columns filled and every value checked. Raises CalibrationError at the first wrong one."""
+    """The table with optional columns filled. Raises CalibrationError at the first wrong value."""
     import pandas as pd
 
     _check_columns(frame, file)
     filled = frame.copy()
     for name in TEXT:
         filled[name] = (filled[name] if name in filled else pd.Series("", filled.index)).fillna("").astype(str)
-    defaults = {"group_size": 1, "n": 1, "power_w": float("nan"), "spread": float("nan")}
+    defaults = {"group_size": 1, "trials": 1, "power_w": float("nan"), "spread": float("nan")}
     for name, value in defaults.items():
         if name not in filled:
             filled[name] = value
@@ -124,11 +117,11 @@ def check_table(frame: pd.DataFrame, file: str) -> pd.DataFrame:
     _refuse(filled, ~(filled["latency_s"] > 0), "latency_s", "must be above 0 seconds", file)
     _refuse(filled, filled["latency_s"] > 3600, "latency_s", "is over an hour: seconds are meant", file)
     _refuse(filled, filled["power_w"] <= 0, "power_w", "must be above 0 watts", file)
-    for name in ("group_size", "n"):
+    for name in ("group_size", "trials"):
         _refuse(filled, ~(filled[name] >= 1), name, "must be at least 1", file)
     _refuse(filled, ~filled["date"].map(_is_date), "date", "must be a date like 2026-01-31", file)
     order = [*TEXT, *shape_columns(filled), *NUMBERS]
-    return filled[order].astype({"group_size": int, "n": int})
+    return filled[order].astype({"group_size": int, "trials": int})
 
 
 def _check_columns(frame: pd.DataFrame, file: str) -> None:
