@@ -31,11 +31,12 @@ MAY_IMPORT = {
     "assembly": PHYSICS | {"__version__"},
     "simulation": PHYSICS | {"assembly", "__version__"},
     "serving": PROGRAM,
-    "sweeps": PROGRAM,
-    "validation": PROGRAM,
+    "predictions": PROGRAM,
+    "sweeps": PROGRAM | {"predictions"},
+    "validation": PROGRAM | {"predictions"},
     "calibration": WORDS | {"spec"},
     "report": WORDS,
-    "cli": PROGRAM | {"serving", "sweeps", "validation", "calibration", "report"},
+    "cli": PROGRAM | {"serving", "predictions", "sweeps", "validation", "calibration", "report"},
 }
 
 # Third-party packages with a home; elsewhere they may not appear at all.
