@@ -109,8 +109,8 @@ def _tail(
 ) -> Spent:
     """Gradient synchronisation, update and parameter gather after a stage's last task.
 
-    Where overlapped, the reduction hides under the last micro-batch's backward pass and the gather under the first
-    one's forward pass: gradients are complete, and parameters needed, no sooner.
+    Where overlapped, the reduction hides under the backward passes of the last micro-batches and the gather under the
+    forward passes of the first: gradients are complete, and parameters needed, no sooner.
     """
     costs, overlap = costed.ends[stage], costed.graph.overlap_gradients
     tail = Spent()
@@ -118,11 +118,22 @@ def _tail(
         seconds = costs[item]
         if not seconds:
             continue
-        window = constants.overlap_rate * sum(spent.duration for spent in passes) if overlap else 0.0
+        window = constants.overlap_rate * _last_pass(costed, [spent.duration for spent in passes]) if overlap else 0.0
         hidden = min(seconds, window)
         tail.add(Spent({item: seconds - hidden}, {item: hidden}))
     tail.add(Spent({"optimizer": costs["update"], "host": constants.host_step_us * US}))
     return tail
+
+
+def _last_pass(costed: CostedGraph, chunks: list[float]) -> float:
+    """Seconds between a stage's first complete chunk of gradients and its last.
+
+    One micro-batch's pass without interleaving. With v chunks the last micro-batches go through them one after the other,
+    `stages` at a time, so all but one chunk's gradients are complete that much earlier.
+    """
+    pipeline = costed.graph.pipeline
+    together = min(pipeline.stages, pipeline.micro_batches)
+    return sum(chunks[1:]) * together + chunks[0]
 
 
 def _doublings(ranks: int, constants: Constants) -> float:

@@ -49,7 +49,7 @@ def _adjoint(s: Shapes, operator: Operator, accumulate_bytes: float) -> list[Ope
         case Traffic():
             ratio = SCORE_BYTES_BACKWARD / SCORE_BYTES_FORWARD if name == "attention softmax" else MEMORY_BACKWARD
             if name == "cross-entropy":
-                ratio = 1.0  # LOSS_BYTES is split evenly between the passes
+                ratio = 1.0  # a loss's bytes are split evenly between the passes
             grad_traffic = Traffic(work.bytes * ratio, work.flops * 2, work.gather)
             return [operator._replace(name=f"{name} grad", work=grad_traffic, module="")]
         case Collective():

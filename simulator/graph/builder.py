@@ -67,6 +67,8 @@ def prepare(run: Run) -> Build:
         phase="forward",
         transposed_operands=run.hardware.device.architecture.startswith("blackwell"),
         weight_precision=run.training.precision,
+        loss_bytes=run.defaults.loss_bytes,
+        context_balanced=run.defaults.balances_context,
     )
     load = None
     if run.model.num_experts:
@@ -157,8 +159,7 @@ def _programs(
         modules, launches = _host_work(b, layer)
     prefetch = _sharded_collectives(b, layer, "forward") if sharded else []
     resync = _sharded_collectives(b, layer, "backward") if sharded else []
-    replay = 1.0 + (settings.recompute == "full")
-    backward_ratio = b.constants.host_backward_ratio * (replay if replay > 1 else 1.0)
+    backward_ratio = b.constants.host_backward_ratio + (settings.recompute == "full")
     return (
         hide(name, "forward", operators, prefetch, b, modules, launches),
         hide(name, "backward", grads, resync, b, round(modules * backward_ratio), launches * backward_ratio),
@@ -198,7 +199,7 @@ def _sharded_collectives(b: Build, layer: Layer | None, phase: Phase) -> list[Op
         gather = Collective("all_gather", size, group, nics=nics)
         parts.append(Operator("parameter all-gather", "parameter_gather", gather))
         if phase == "backward":
-            scatter = Collective("reduce_scatter", size, group, nics=nics)
+            scatter = Collective("reduce_scatter", count * b.run.defaults.gradient_bytes, group, nics=nics)
             parts.append(Operator("gradient reduce-scatter", "gradient_sync", scatter))
     return parts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from simulator.graph.graph import Phase, Program
-from simulator.graph.operator import Operator
+from simulator.graph.operator import Collective, Operator
 
 if TYPE_CHECKING:
     from simulator.graph.builder import Build
@@ -40,6 +40,8 @@ def hide(
             serial.append(operator._replace(calls=operator.calls * (1 - hidden)) if hidden else operator)
         if hidden:
             background.append(operator._replace(calls=operator.calls * hidden))
+        if phase == "backward" and settings.sequence_parallel and _gathers_gradient(operator):
+            background.append(operator._replace(name=f"{operator.name} input"))
     for operator in prefetch:
         if settings.dp_overlap:
             serial.append(operator._replace(calls=c.prefetch_residue))
@@ -47,3 +49,18 @@ def hide(
         else:
             serial.append(operator)
     return Program(name, phase, tuple(serial), tuple(background), modules, launches)
+
+
+def _gathers_gradient(operator: Operator) -> bool:
+    """Whether a collective is the adjoint of the gather before a column-parallel GEMM.
+
+    Sequence parallelism keeps only its shard of that GEMM's input, so the backward pass gathers it again beside the
+    input gradient's GEMM (arXiv 2205.05198 section 4.2.2).
+    """
+    work = operator.work
+    return (
+        operator.item == "tensor_parallel"
+        and isinstance(work, Collective)
+        and work.kind == "reduce_scatter"
+        and operator.name.endswith("grad")
+    )

@@ -22,8 +22,6 @@ RESIDUAL_BYTES = 6.0
 ROPE_BYTES = 4.0
 SCORE_BYTES_FORWARD, SCORE_BYTES_BACKWARD = 9.0, 13.0
 """Per attention score without a fused kernel: scale, mask, softmax, dropout with its mask (Megatron-LM 2021)."""
-LOSS_BYTES = 14.0
-"""Per logit, forward and backward of a fused cross-entropy on bf16 logits; an eager one moves twice as much."""
 EAGER_FACTOR = 1.4
 """Bytes of unfused elementwise operators over fused ones: each step of a chain goes through HBM."""
 
@@ -43,6 +41,8 @@ class Shapes:
     phase: str
     transposed_operands: bool
     """The device multiplies fp8 operands in either layout, so no transposed copy is written (Blackwell)."""
+    loss_bytes: float = 0.0
+    context_balanced: bool = True
     kv_bytes: float = 2.0
     weight_precision: str = ""
 
@@ -172,6 +172,8 @@ def _core(s: Shapes, window: int | None) -> list[Operator]:
     if layout.settings.attention == "unfused":
         return _unfused_core(s, heads, query_dim)
     keys = mean_keys(s.context, window)
+    if not s.context_balanced:
+        keys *= 2 - 1 / layout.cp  # the last rank's queries see almost the whole sequence
     flops = 2.0 * s.tokens * heads * keys * (query_dim + value_dim)
     kv_width = 2 * heads * query_dim if model.is_mla else 2 * max(model.kv_dim / layout.tp, model.head_dim)
     moved = s.tokens * (2 * heads * query_dim + kv_width) * ACTIVATION_BYTES
@@ -264,7 +266,7 @@ def head(s: Shapes, *, tokens: float | None = None) -> list[Operator]:
         Operator("logits", "logits", Gemm(rows, vocab, s.model.hidden_size, "bf16", 1.0, size, size, ACTIVATION_BYTES))
     )
     if s.phase == "forward":
-        parts.append(Operator("cross-entropy", "logits", Traffic(rows * vocab * LOSS_BYTES / 2 * s.fusion)))
+        parts.append(Operator("cross-entropy", "logits", Traffic(rows * vocab * s.loss_bytes / 2)))
     elif s.layout.tp > 1:
         group = Group(s.layout.tensor_group.size, s.layout.tensor_group.per_domain)
         parts.append(
