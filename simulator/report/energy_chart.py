@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simulator.report import numbers
 from simulator.report.bars import Axis, BarChart, Group, Row, bar, whisker
-from simulator.report.kinds import work_unit
+from simulator.report.kinds import batch_unit
 from simulator.report.tables import Cell, Table, table
 from simulator.result import Energy, Price, Result
 
@@ -97,7 +97,7 @@ def energy_finding(result: Result) -> str:
         parts.append(f"{numbers.kilograms([result.carbon_kg.value]).text(result.carbon_kg.value)} are emitted")
     if not parts and result.energy_j is not None:
         total = energy_sum(result.energy_j)
-        parts.append(f"One {work_unit(result)} draws {numbers.joules([total]).text(total)} at the meter")
+        parts.append(f"One {batch_unit(result)} draws {numbers.joules([total]).text(total)} at the meter")
     if not parts:
         return "Energy and money were not asked for."
     sentence = "; ".join(parts)

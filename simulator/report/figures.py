@@ -6,12 +6,22 @@ from dataclasses import dataclass
 
 from simulator.report import numbers
 from simulator.report.kinds import WEAK
-from simulator.report.metrics import METRICS, label
+from simulator.report.metrics import label, ordered
 from simulator.report.numbers import NBSP
 from simulator.report.tables import Cell, Table, table
 from simulator.result import Basis, Number, Result
 
 CARDS = 8
+# What the finding calls the figures it speaks of.
+_NAMES = {
+    "training": {"step_time_s": "speed", "cost_usd": "cost", "energy_total_j": "energy", "carbon_kg": "carbon"},
+    "inference": {
+        "ttft_s": "time to first token",
+        "tpot_s": "speed",
+        "usd_per_million_output_tokens": "price",
+        "joules_per_output_token": "energy",
+    },
+}
 # Half-widths the shared scale may have, as fractions of the value.
 _WIDTHS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0)
 
@@ -46,8 +56,7 @@ class Figures:
 
 def figures(result: Result) -> Figures:
     """The first eight metrics the result has as cards, the others as a table."""
-    known = [(METRICS[key], number) for key, number in result.numbers().items() if key in METRICS]
-    known.sort(key=lambda pair: list(METRICS).index(pair[0].key))
+    known = ordered(result)
     width = next(w for w in _WIDTHS if all(_reach(n) <= w for _, n in known[:CARDS]) or w == _WIDTHS[-1])
     cards = []
     for metric, number in known[:CARDS]:
@@ -58,7 +67,7 @@ def figures(result: Result) -> Figures:
             unit=scale.unit,
             interval=scale.interval(number) or "counted",
             basis=number.basis,
-            basis_note=_weight(result, number.basis) if metric.key == "step_time_s" else "",
+            basis_note=_weight(result, number.basis) if metric.key in ("step_time_s", "tpot_s") else "",
             weak=number.basis in WEAK,
             low=_position(number.low, number.value, width),
             high=_position(number.high, number.value, width),
@@ -101,19 +110,11 @@ def _weight(result: Result, basis: Basis) -> str:
 
 def precision_finding(result: Result) -> str:
     """How well the main figures are known: 'Speed and cost are known to about ±9 %, energy to ±14 %.'"""
-    names = {
-        "step_time_s": "speed",
-        "ttft_s": "time to first token",
-        "output_tokens_per_s": "throughput",
-        "cost_usd": "cost",
-        "usd_per_million_output_tokens": "price",
-        "energy_total_j": "energy",
-        "joules_per_output_token": "energy",
-        "carbon_kg": "carbon",
-    }
+    names = _NAMES["training" if result.kind == "training" else "inference"]
     grouped: dict[str, list[str]] = {}
-    for key, number in result.numbers().items():
-        if key in names and number.value != 0 and number.low != number.high:
+    known = result.numbers()
+    for key, number in ((key, known[key]) for key in names if key in known):
+        if number.value != 0 and number.low != number.high:
             grouped.setdefault(numbers.plus_minus(number), []).append(names[key])
     if not grouped:
         return "Every figure is counted, none estimated."

@@ -89,5 +89,10 @@ def total_seconds(result: Result) -> float:
 
 
 def work_unit(result: Result) -> str:
-    """What one timeline covers: a step of training, a batch of inference."""
+    """What the breakdown, the operators, the links and the levers are measured over."""
+    return "step" if result.kind == "training" else "decode step"
+
+
+def batch_unit(result: Result) -> str:
+    """What energy and bytes are counted over."""
     return "step" if result.kind == "training" else "batch"

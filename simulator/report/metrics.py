@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simulator.report import numbers
+from simulator.report.kinds import batch_unit
 from simulator.report.numbers import Scale
-from simulator.result import Result
+from simulator.result import Number, Result
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ _ALL = (
     Metric("tpot_s", "Time per output token", numbers.seconds, "low"),
     Metric("output_tokens_per_s", "Output throughput", numbers.tokens_per_second, "high"),
     Metric("peak_memory_gib", "Peak memory, fullest GPU", numbers.gibibytes, "low"),
-    Metric("max_concurrency", "Users that fit in memory", numbers.counts, "high"),
+    Metric("max_concurrency", "Users that fit in memory", numbers.wholes, "high"),
     Metric("days", "Time for all tokens", numbers.days, "low"),
     Metric("cost_usd", "Cost", numbers.dollars, "low"),
     Metric("usd_per_million_output_tokens", "Price per million output tokens", numbers.dollars, "low"),
@@ -46,9 +47,9 @@ _ALL = (
     Metric("carbon_kg", "Carbon", numbers.kilograms, "low"),
     Metric("tokens_per_s_per_gpu", "Throughput per GPU", numbers.tokens_per_second, "high"),
     Metric("average_power_w_per_gpu", "Average power per GPU", _watts, "low"),
-    Metric("all_to_all_bytes_per_gpu", "All-to-all bytes sent per GPU and step", numbers.bytes_, "low"),
-    Metric("model_flops_per_gpu", "Model FLOPs per GPU and step", _flop),
-    Metric("hardware_flops_per_gpu", "Hardware FLOPs per GPU and step", _flop),
+    Metric("all_to_all_bytes_per_gpu", "All-to-all bytes sent per GPU", numbers.bytes_, "low"),
+    Metric("model_flops_per_gpu", "Model FLOPs per GPU", _flop),
+    Metric("hardware_flops_per_gpu", "Hardware FLOPs per GPU", _flop),
     Metric("flops_per_token", "Model FLOPs per token", _flop),
     Metric("dropped_token_fraction", "Tokens dropped", numbers.percent, "low"),
     Metric("resident_parameters", "Resident parameters", numbers.counts),
@@ -59,10 +60,41 @@ _ALL = (
 METRICS = {metric.key: metric for metric in _ALL}
 
 
+# Counted over one step of training, over one batch of inference.
+_PER_UNIT = {"all_to_all_bytes_per_gpu", "model_flops_per_gpu", "hardware_flops_per_gpu"}
+# Counted over all tokens of a training that says how many, otherwise over one step or batch.
+_PER_RUN = {"cost_usd", "energy_total_j", "carbon_kg"}
+# The same as another figure of its kind.
+_REPEATED = {"inference": {"step_time_s", "tokens_per_s"}}
+_INFERENCE_ORDER = (
+    "ttft_s",
+    "tpot_s",
+    "output_tokens_per_s",
+    "usd_per_million_output_tokens",
+    "peak_memory_gib",
+    "max_concurrency",
+    "joules_per_output_token",
+    "tokens_per_s_per_gpu",
+)
+
+
+def ordered(result: Result) -> list[tuple[Metric, Number]]:
+    """The figures a result has, those that matter most for its kind first, none of them twice."""
+    first = () if result.kind == "training" else _INFERENCE_ORDER
+    keys = [*first, *(key for key in METRICS if key not in first)]
+    known, repeated = result.numbers(), _REPEATED.get(result.kind, set())
+    return [(METRICS[key], known[key]) for key in keys if key in known and key not in repeated]
+
+
 def label(metric: Metric, result: Result) -> str:
-    """The metric's name for this result; the time for all tokens says how many."""
+    """The metric's name for this result, with what it is counted over where that is not the whole run."""
     if metric.key == "days" and result.summary.tokens:
         return f"Time for {numbers.short_count(result.summary.tokens)} tokens"
+    unit = batch_unit(result)
+    if metric.key in _PER_UNIT:
+        return f"{metric.label} and {unit}"
+    if metric.key in _PER_RUN and result.days is None:
+        return f"{metric.label} of one {unit}"
     return metric.label
 
 

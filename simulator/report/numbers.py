@@ -51,6 +51,7 @@ class Scale:
     divisor: float = 1.0
     after: str = ""
     before: str = ""
+    whole: bool = False
 
     @property
     def unit(self) -> str:
@@ -58,6 +59,8 @@ class Scale:
 
     def bare(self, value: float) -> str:
         """The figure without its unit, such as 2.96 or $296,000 (a currency stands before, so it stays)."""
+        if self.whole:
+            return f"{round(value / self.divisor):,}".replace("-", MINUS)
         return self.before + significant(value / self.divisor)
 
     def text(self, value: float) -> str:
@@ -147,6 +150,11 @@ def gibibytes(values: Iterable[float]) -> Scale:
 
 def percent(values: Iterable[float]) -> Scale:
     return Scale(0.01, f"{NBSP}%")
+
+
+def wholes(values: Iterable[float]) -> Scale:
+    """Things that come whole and are few enough to read: 1,158 users."""
+    return Scale(whole=True)
 
 
 def ratios(values: Iterable[float]) -> Scale:

@@ -17,7 +17,7 @@ from simulator.report.energy_chart import (
 )
 from simulator.report.figures import figures, precision_finding
 from simulator.report.findings import breakdown_finding
-from simulator.report.kinds import work_unit
+from simulator.report.kinds import batch_unit, work_unit
 from simulator.report.levers_chart import levers_chart, levers_finding, refused
 from simulator.report.memory_chart import infeasible_chart, memory_chart, memory_finding, memory_table
 from simulator.report.rendering import file_name, render
@@ -47,6 +47,7 @@ def render_run(result: Result) -> str:
         "summary": result.summary,
         "title": title(result),
         "unit": work_unit(result),
+        "batch": batch_unit(result),
         "run_file_name": file_name(result.name, ".yaml"),
         "fields": fields_table(result),
         "seconds_to_simulate": numbers.seconds([result.provenance.seconds_to_simulate]).text(
@@ -85,10 +86,13 @@ def _time(result: Result) -> dict[str, Any]:
 
 def _timeline(result: Result) -> dict[str, Any]:
     timeline = result.timeline
+    topic = "Timeline of one step" if result.kind == "training" else "Timeline of prefill and decode"
     if timeline is None or not timeline.chunks:
-        return {"timeline_finding": "No timeline was kept for this run.", "overview": None}
+        finding = "No timeline was kept for this run."
+        return {"timeline_topic": topic, "timeline_finding": finding, "overview": None}
     chosen = selection(timeline)
     return {
+        "timeline_topic": topic,
         "timeline_finding": timeline_finding(result),
         "overview": overview(result, timeline),
         "timeline": timeline_data(timeline),

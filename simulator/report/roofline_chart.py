@@ -90,7 +90,8 @@ def roofline_finding(result: Result) -> str:
     if worst is first:
         return f"{lead}; at the roof {gain} of the {work_unit(result)} would be saved."
     reach = numbers.round_share(of_roof(worst, result))
-    return f"{lead}. {numbers.sentence(worst.name)}, at {reach} of the roof, would save {gain} of the {work_unit(result)} there."
+    name = numbers.sentence(worst.name)
+    return f"{lead}. {name}, at {reach} of the roof, would save {gain} of the {work_unit(result)} there."
 
 
 def roofline_table(result: Result) -> Table:
@@ -177,7 +178,7 @@ def _roof(frame: _Frame, result: Result, *, wide: bool, marks: list[Mark]) -> tu
     while any(name.touches(svg.disc(mark)) for mark in marks) and name.top > 14:
         name = Box(name.left, name.top - 4, name.right, name.bottom - 4)
     ceiling = svg.text(a.right, name.bottom - 4, words, anchor="end")
-    steps = [(i / 60, x0 + (x1 - x0) * i / 60, y0 + (y1 - y0) * i / 60) for i in range(61)]
+    steps = [(i / 200, x0 + (x1 - x0) * i / 200, y0 + (y1 - y0) * i / 200) for i in range(201)]
     line = [Box(x - 3, y - (22 if 0.3 < t < 0.7 else 3), x + 3, y + 3) for t, x, y in steps]
     return [drawing, slope, ceiling], [Box(x1, y1 - 2, a.right, y1 + 2), name, *line]
 
@@ -197,8 +198,8 @@ def _dot(frame: _Frame, row: OperatorRow, x: float, y: float, radius: float, uni
     _, top = frame.at(1, rate * (1 + row.relative_error))
     _, bottom = frame.at(1, rate / (1 + row.relative_error))
     title = (
-        f"{numbers.sentence(row.name)}: {numbers.significant(row.flops / row.bytes)} FLOP/byte, {_rate(rate, 'FLOP/s')}, "
-        f"{numbers.share(row.share_of_step)} of the {unit}"
+        f"{numbers.sentence(row.name)}: {numbers.significant(row.flops / row.bytes)} FLOP/byte, "
+        f"{_rate(rate, 'FLOP/s')}, {numbers.share(row.share_of_step)} of the {unit}"
     )
     circle = svg.element(
         "circle",

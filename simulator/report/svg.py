@@ -118,8 +118,9 @@ def _leader(spot: Placed) -> list[Box]:
     if not spot.leader:
         return []
     dx, dy = spot.joint[0] - spot.mark.x, spot.joint[1] - spot.mark.y
-    steps = [i / 12 for i in range(1, 12)]
-    far = [t for t in steps if t * (dx * dx + dy * dy) ** 0.5 > spot.mark.radius + 2]
+    length = (dx * dx + dy * dy) ** 0.5
+    count = int(length / 3) + 1
+    far = [i / count for i in range(1, count) if length * i / count > spot.mark.radius + 2]
     return [Box(x - 1, y - 1, x + 1, y + 1) for t in far for x, y in [(spot.mark.x + t * dx, spot.mark.y + t * dy)]]
 
 

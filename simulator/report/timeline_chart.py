@@ -42,7 +42,11 @@ def overview(result: Result, timeline: Timeline) -> Overview:
 
 
 def timeline_finding(result: Result) -> str:
-    """How much of the step a stage waits, and for what."""
+    """How much of the step a stage waits, and for what; of inference, how long both phases take."""
+    if result.ttft_s is not None and result.tpot_s is not None:
+        first, each = result.ttft_s.value, result.tpot_s.value
+        prefill, step = numbers.seconds([first]).text(first), numbers.seconds([each]).text(each)
+        return f"The first token takes {prefill}, each one after it {step}."
     unit, total = work_unit(result), total_seconds(result)
     waits = sorted((i for i in result.breakdown if i.group == "waiting"), key=lambda i: -i.seconds.value)
     waits = [i for i in waits if i.seconds.value > 0]
@@ -92,7 +96,7 @@ def _drawing(result: Result, timeline: Timeline, chosen: Selection, *, columns: 
 def _captions(timeline: Timeline, left: float, width: float, *, wide: bool) -> str:
     phases = {chunk.phase for chunk in timeline.chunks}
     if "decode" in phases:
-        start, end = "Prefill", "Decode"
+        start, end = "Prefill", "First decode steps" if wide else "Decode"
     elif timeline.stages == 1:
         start, end = "Start", "Gradients and optimizer" if "optimizer" in phases else "End"
     elif wide:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from simulator.report import numbers
 from simulator.report.bars import Axis, BarChart, Group, Row, bar
-from simulator.report.kinds import work_unit
+from simulator.report.kinds import batch_unit, work_unit
 from simulator.report.tables import Cell, Table, table
 from simulator.result import Communication, Link, Matrix, Result, Traffic
 
@@ -106,11 +106,10 @@ def traffic_finding(result: Result) -> str:
     if result.summary.gpus == 1:
         return "One GPU: nothing crosses a link."
     sent = result.all_to_all_bytes_per_gpu
-    unit = work_unit(result)
     if sent is None or sent.value == 0:
         lead = "No all-to-all in this run"
     else:
-        lead = f"All-to-all sends {numbers.bytes_([sent.value]).text(sent.value)} per GPU and {unit}"
+        lead = f"All-to-all sends {numbers.bytes_([sent.value]).text(sent.value)} per GPU and {batch_unit(result)}"
     links = [link for link in (result.traffic.links if result.traffic else []) if link.bytes > 0]
     if not links:
         return f"{lead}; no link carries traffic." if result.traffic else f"{lead}."

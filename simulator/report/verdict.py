@@ -193,10 +193,10 @@ def _limit(result: Result) -> Fact | None:
     total = total_seconds(result)
     if not total:
         return None
-    colors = seconds_by_color(result.breakdown)
-    spent = [(sum(colors.get(c, 0.0) for c in kinds) / total, name, words) for name, kinds, words in _LIMITS]
+    spent = _spent(result, total)
     part, name, _ = max(spent, key=lambda entry: entry[0])
-    fills = f"It fills {numbers.round_share(part)} of the {work_unit(result)}."
+    verb = "fills" if name == "Matrix arithmetic" else "takes"
+    fills = f"It {verb} {numbers.round_share(part)} of the {work_unit(result)}."
     if name in ("Matrix arithmetic", "Memory bandwidth"):
         others = [entry for entry in spent[2:] if entry[0] > 0]
         if others:
@@ -207,6 +207,18 @@ def _limit(result: Result) -> Fact | None:
         fills = f"It takes {numbers.round_share(part)} of the {work_unit(result)}"
         fills += f"; computing fills {numbers.round_share(computing)}."
     return Fact(f"{name} is the limit.", fills)
+
+
+def _spent(result: Result, total: float) -> list[tuple[float, str, str]]:
+    """Share of the time by what limits it; matrix operators that wait for memory count as memory."""
+    colors = seconds_by_color(result.breakdown)
+    gemms = [row for row in result.operators if row.color in ("expert", "dense")]
+    slow = sum(row.seconds for row in gemms if row.bound == "memory")
+    moved = slow / sum(row.seconds for row in gemms) if slow else 0.0
+    shares = [sum(colors.get(c, 0.0) for c in kinds) / total for _, kinds, _ in _LIMITS]
+    shares[1] += moved * shares[0]
+    shares[0] *= 1 - moved
+    return [(part, name, words) for part, (name, _, words) in zip(shares, _LIMITS, strict=True)]
 
 
 def _best_change(result: Result) -> Fact | None:

@@ -72,6 +72,7 @@
     });
     step = step || width;
     for (var t = Math.ceil(start / step - 1e-9) * step; t <= start + width; t += step) {
+      t = t || 0; /* no minus before zero */
       var anchor = X(t) > W - 34 ? 'end' : X(t) < left + 24 ? 'start' : 'middle';
       parts.push('<path d="M' + X(t).toFixed(1) + ' ' + (y - 6) + 'v5" stroke="var(--muted)"/><text class="m" text-anchor="' +
         anchor + '" x="' + X(t).toFixed(1) + '" y="' + (y + 14) + '">' + write(t, u) + ' ' + u[1] + '</text>');
