@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from simulator.assembly.inference import Batch, assemble_inference
-from simulator.assembly.training import Step, assemble_training
+from simulator.assembly.evaluated import Batch, Step
+from simulator.assembly.inference import assemble_inference
+from simulator.assembly.training import assemble_training
 from simulator.cost.annotation import CostedGraph, annotate
 from simulator.cost.capacity import check_fits, inference_memory, largest_concurrency
 from simulator.cost.machine import Machine, build_machine

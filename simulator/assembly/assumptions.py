@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from simulator.assembly.items import style
-from simulator.assembly.totals import stage_totals
+from simulator.assembly.totals import StageTotals
 from simulator.cost.annotation import CostedGraph
 from simulator.graph.builder import Build
 from simulator.graph.operator import Attention, Collective, Gemm, WeightGrad
@@ -68,10 +69,10 @@ def _words(value: object) -> str:
     return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
-def basis_rows(costed: CostedGraph) -> list[BasisRow]:
+def basis_rows(costed: CostedGraph, stages: Sequence[StageTotals]) -> list[BasisRow]:
     """How each kind of operator was costed, with its share of all operator time."""
     totals: dict[str, tuple[float, object]] = {}
-    for stage in stage_totals(costed):
+    for stage in stages:
         for total in stage.operators.values():
             seconds, _ = totals.get(total.operator.item, (0.0, None))
             totals[total.operator.item] = (seconds + total.seconds, total.operator.work)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from simulator.assembly import uncertainty as u
 from simulator.assembly.items import ITEM_ORDER, style
-from simulator.cost.annotation import CostedGraph
+from simulator.assembly.totals import StageTotals
 from simulator.engine.fast import StepTimeline
 from simulator.result import Basis, BreakdownItem, Communication, Exposure, Number
 
@@ -72,15 +72,15 @@ _KIND_OF_ITEM = {
 
 
 def communication(
-    costed: CostedGraph, items: Mapping[str, float], hidden: Mapping[str, float], timed: Callable[[float], Number]
+    stages: Sequence[StageTotals],
+    items: Mapping[str, float],
+    hidden: Mapping[str, float],
+    timed: Callable[[float], Number],
 ) -> Communication:
     """Seconds of each kind of collective, mean over the GPUs: all of them, and the exposed part.
 
     Exposure is known by purpose (an item); a kind's exposed part is that share of its items' time that is exposed.
     """
-    from simulator.assembly.totals import stage_totals
-
-    stages = stage_totals(costed)
     out = {}
     for kind, purposes in _KIND_OF_ITEM.items():
         total = sum(stage.communication.get(kind, 0.0) for stage in stages) / len(stages)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from simulator import __version__
 from simulator.assembly import uncertainty as u
 from simulator.assembly.assumptions import assumptions, basis_rows, not_modelled
-from simulator.assembly.totals import StageTotals, stage_totals
+from simulator.assembly.totals import StageTotals
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.machine import Machine
 from simulator.cost.memory import StageBytes
@@ -67,7 +67,7 @@ def summary(b: Build) -> Summary:
     )
 
 
-def frame(b: Build, costed: CostedGraph, certificate: str, memory: list[StageBytes]) -> Result:
+def frame(b: Build, costed: CostedGraph, stages: Sequence[StageTotals], certificate: str) -> Result:
     """A Result with everything that does not depend on the kind of work; metrics are still absent."""
     run = b.run
     return Result(
@@ -75,7 +75,7 @@ def frame(b: Build, costed: CostedGraph, certificate: str, memory: list[StageByt
         kind=run.kind,
         summary=summary(b),
         assumptions=assumptions(b),
-        basis=basis_rows(costed),
+        basis=basis_rows(costed, stages),
         not_modelled=not_modelled(b),
         run=resolved(run),
         run_file=run.source_text,
@@ -130,18 +130,10 @@ def memory_by_stage(stages: list[StageBytes]) -> list[StageMemory]:
     return rows
 
 
-def average_totals(costed: CostedGraph) -> StageTotals:
-    """Totals of one rank, mean over the stages."""
-    stages = stage_totals(costed)
-    mean = StageTotals()
-    for name in ("flops", "memory_bytes", "link_bytes", "network_bytes", "all_to_all_bytes"):
-        setattr(mean, name, sum(getattr(stage, name) for stage in stages) / len(stages))
-    return mean
-
-
-def operator_rows(costed: CostedGraph, seconds: float, errors: Mapping[str, float]) -> list[OperatorRow]:
+def operator_rows(
+    costed: CostedGraph, stages: Sequence[StageTotals], seconds: float, errors: Mapping[str, float]
+) -> list[OperatorRow]:
     """Every kind of operator of the busiest stage, longest first, forward and backward apart."""
-    stages = stage_totals(costed)
     busiest = max(stages, key=lambda stage: sum(total.seconds for total in stage.operators.values()))
     rows = []
     for name, total in busiest.operators.items():

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from simulator.cost.annotation import CostedGraph
-from simulator.graph.graph import Chunk
+from simulator.graph.graph import OperatorGraph, Program, StageEnd
 from simulator.graph.operator import Collective, HostTransfer, Operator
+
+
+@dataclass(slots=True)
+class Sums:
+    """What one rank does: FLOPs, and bytes through its memory, its scale-up link and its network port."""
+
+    flops: float = 0.0
+    memory_bytes: float = 0.0
+    link_bytes: float = 0.0
+    network_bytes: float = 0.0
+    all_to_all_bytes: float = 0.0
+
+    def add(self, operator: Operator, times: float) -> None:
+        """Count `times` executions of an operator."""
+        work, calls = operator.work, operator.calls * times
+        if isinstance(work, Collective):
+            inside, outside = sent_bytes(work)
+            self.link_bytes += inside * calls
+            self.network_bytes += outside * calls
+            if work.kind == "all_to_all":
+                self.all_to_all_bytes += (inside + outside) * calls
+            return
+        self.flops += work.flops * calls
+        if not isinstance(work, HostTransfer):
+            self.memory_bytes += work.bytes * calls
+
+    def add_sums(self, other: Sums, times: float) -> None:
+        """Count all that `other` holds, `times` over."""
+        self.flops += other.flops * times
+        self.memory_bytes += other.memory_bytes * times
+        self.link_bytes += other.link_bytes * times
+        self.network_bytes += other.network_bytes * times
+        self.all_to_all_bytes += other.all_to_all_bytes * times
 
 
 @dataclass(slots=True)
@@ -23,37 +56,26 @@ class OperatorTotal:
 
 @dataclass(slots=True)
 class StageTotals:
-    """What one rank of a stage does in a step."""
+    """What one rank of a stage does in a step, operator by operator."""
 
     operators: dict[str, OperatorTotal] = field(default_factory=dict)
-    flops: float = 0.0
-    memory_bytes: float = 0.0
-    link_bytes: float = 0.0
-    network_bytes: float = 0.0
-    all_to_all_bytes: float = 0.0
     communication: dict[str, float] = field(default_factory=dict)
     """Seconds of each kind of collective, hidden ones included."""
 
     def add(self, operator: Operator, seconds: float, times: float) -> None:
         """Count `times` executions of an operator whose calls take `seconds` together."""
         work, calls = operator.work, operator.calls * times
-        total = self.operators.setdefault(operator.name, OperatorTotal(operator))
+        total = self.operators.get(operator.name)
+        if total is None:
+            total = self.operators[operator.name] = OperatorTotal(operator)
         total.calls += calls
         total.seconds += seconds * times
         if isinstance(work, Collective):
-            inside, outside = sent_bytes(work)
-            self.link_bytes += inside * calls
-            self.network_bytes += outside * calls
-            total.bytes += (inside + outside) * calls
+            total.bytes += sum(sent_bytes(work)) * calls
             self.communication[work.kind] = self.communication.get(work.kind, 0.0) + seconds * times
-            if work.kind == "all_to_all":
-                self.all_to_all_bytes += (inside + outside) * calls
             return
         total.flops += work.flops * calls
         total.bytes += work.bytes * calls
-        self.flops += work.flops * calls
-        if not isinstance(work, HostTransfer):
-            self.memory_bytes += work.bytes * calls
 
 
 def sent_bytes(work: Collective) -> tuple[float, float]:
@@ -72,36 +94,83 @@ def sent_bytes(work: Collective) -> tuple[float, float]:
     return sent, sent / group.per_domain  # a ring through domains leaves each of them once
 
 
+def mean_sums(graph: OperatorGraph) -> Sums:
+    """The sums of one rank over a whole step, mean over the stages."""
+    mean, pipeline = Sums(), graph.pipeline
+    counts: dict[int, int] = {}
+    for stage in range(pipeline.stages):
+        for program, count in program_counts(graph, stage):
+            counts[id(program)] = counts.get(id(program), 0) + count
+    for program in graph.programs:
+        if id(program) in counts:
+            sums = Sums()
+            for operator in (*program.serial, *program.background):
+                sums.add(operator, 1.0)
+            mean.add_sums(sums, counts[id(program)] * pipeline.micro_batches / pipeline.stages)
+    for end in graph.ends:
+        for _, operators in _end_operators(end):
+            for operator in operators:
+                mean.add(operator, 1 / pipeline.stages)
+    if pipeline.send is not None:
+        mean.add(pipeline.send, _sends(graph))
+    return mean
+
+
 def stage_totals(costed: CostedGraph) -> list[StageTotals]:
-    """The totals of one rank of each stage over a whole step."""
+    """The totals of one rank of each stage over a whole step. Stages that do the same share one record."""
     graph = costed.graph
-    count = graph.pipeline.micro_batches
+    known: dict[object, StageTotals] = {}
     out = []
     for stage in range(graph.pipeline.stages):
-        totals = StageTotals()
-        chunks = graph.forward[stage] + (graph.backward[stage] if graph.backward else ())
-        for operator, seconds, times in _executions(costed, chunks):
-            totals.add(operator, seconds, times * count)
-        if graph.ends:
-            end = graph.ends[stage]
-            for item, operators in (
-                ("gradient_sync", end.gradient_sync),
-                ("update", end.update),
-                ("parameter_gather", end.parameter_gather),
-            ):
-                for operator in operators:
-                    totals.add(operator, costed.ends[stage][item] / len(operators), 1.0)
-        if graph.pipeline.send is not None:
-            sends = 2 * graph.pipeline.chunks * count if graph.backward else 1
-            edge = graph.pipeline.stages * graph.pipeline.chunks
-            totals.add(graph.pipeline.send, costed.send, sends * (edge - 1) / edge)
-        out.append(totals)
+        programs = program_counts(graph, stage)
+        end = graph.ends[stage] if graph.ends else None
+        key = (tuple([(id(program), count) for program, count in programs]), end)
+        if key not in known:
+            known[key] = _totals(costed, programs, end, costed.ends[stage] if end else {})
+        out.append(known[key])
     return out
 
 
-def _executions(costed: CostedGraph, chunks: tuple[Chunk, ...]) -> Iterator[tuple[Operator, float, float]]:
-    for chunk in chunks:
+def _totals(
+    costed: CostedGraph, programs: Sequence[tuple[Program, int]], end: StageEnd | None, end_seconds: dict[str, float]
+) -> StageTotals:
+    graph, totals = costed.graph, StageTotals()
+    for program, count in programs:
+        costs = costed.of(program)
+        times = count * graph.pipeline.micro_batches
+        for operators, seconds in ((program.serial, costs.serial), (program.background, costs.background)):
+            for operator, one in zip(operators, seconds, strict=True):
+                totals.add(operator, one, times)
+    if end is not None:
+        for item, operators in _end_operators(end):
+            for operator in operators:
+                totals.add(operator, end_seconds[item] / len(operators), 1.0)
+    if graph.pipeline.send is not None:
+        totals.add(graph.pipeline.send, costed.send, _sends(graph))
+    return totals
+
+
+def program_counts(graph: OperatorGraph, stage: int) -> list[tuple[Program, int]]:
+    """Programs that a stage runs for one micro-batch, each once with how often, in order of first use."""
+    counts: dict[int, int] = {}
+    programs: dict[int, Program] = {}
+    for chunk in graph.forward[stage] + (graph.backward[stage] if graph.backward else ()):
         for program, count in chunk.programs:
-            costs = costed.of(program)
-            yield from ((op, s, count) for op, s in zip(program.serial, costs.serial, strict=True))
-            yield from ((op, s, count) for op, s in zip(program.background, costs.background, strict=True))
+            key = id(program)
+            programs[key] = program
+            counts[key] = counts.get(key, 0) + count
+    return [(program, counts[key]) for key, program in programs.items()]
+
+
+def _end_operators(end: StageEnd) -> Iterator[tuple[str, tuple[Operator, ...]]]:
+    yield "gradient_sync", end.gradient_sync
+    yield "update", end.update
+    yield "parameter_gather", end.parameter_gather
+
+
+def _sends(graph: OperatorGraph) -> float:
+    """Pipeline sends of one rank in a step, mean over the stages: no chunk follows the last."""
+    pipeline = graph.pipeline
+    sends = 2 * pipeline.chunks * pipeline.micro_batches if graph.backward else 1
+    edge = pipeline.stages * pipeline.chunks
+    return sends * (edge - 1) / edge

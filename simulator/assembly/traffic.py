@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from simulator.assembly.totals import StageTotals, sent_bytes, stage_totals
+from simulator.assembly.totals import StageTotals, Sums, sent_bytes
 from simulator.cost.annotation import CostedGraph
 from simulator.graph.builder import Build
 from simulator.graph.operator import Collective
@@ -14,14 +14,16 @@ MAX_ROWS = 16
 """Rows of a matrix; larger machines fold neighbouring ranks or nodes into one row."""
 
 
-def traffic_record(b: Build, costed: CostedGraph, mean: StageTotals, seconds: float) -> Traffic:
+def traffic_record(
+    b: Build, costed: CostedGraph, stages: Sequence[StageTotals], mean: Sums, seconds: float
+) -> Traffic:
     """Matrices and link use of one step."""
     hardware = b.run.hardware
     links = [_link("Scale-up link, per GPU", costed.machine.link, mean.link_bytes, seconds)]
     if hardware.gpus > hardware.scale_up_domain:
         links.append(_link("Network, per GPU", costed.machine.nic, mean.network_bytes, seconds))
     note = "Bytes one GPU sends in one direction in one step, mean over the GPUs; hidden traffic counts."
-    in_node, between = _matrices(b, costed)
+    in_node, between = _matrices(b, stages)
     return Traffic(in_node=in_node, between_nodes=between, links=links, note=note)
 
 
@@ -32,19 +34,19 @@ def _link(name: str, bandwidth: float, moved: float, seconds: float) -> Link:
     )
 
 
-def _matrices(b: Build, costed: CostedGraph) -> tuple[Matrix, Matrix]:
+def _matrices(b: Build, stages: Sequence[StageTotals]) -> tuple[Matrix, Matrix]:
     """(first domain's ranks, domains of the machine): every collective's bytes laid on the pairs its pattern uses."""
     hardware, layout = b.run.hardware, b.layout
     domain = min(hardware.scale_up_domain, hardware.gpus)
     inner = [[0.0] * domain for _ in range(domain)]
-    for work, times, stride in _collectives(b, costed, 0):
+    for work, times, stride in _collectives(b, stages[0]):
         inside, _ = sent_bytes(work)
         _lay(inner, inside * times, work, stride)
     nodes = max(1, hardware.gpus // domain)
     outer = [[0.0] * nodes for _ in range(nodes)]
     per_stage = max(1, nodes // layout.pp)
     for stage in range(layout.pp):
-        for work, times, stride in _collectives(b, costed, stage):
+        for work, times, stride in _collectives(b, stages[stage]):
             _, outside = sent_bytes(work)
             if outside:
                 _lay_nodes(outer, outside * times * domain, work, stage, per_stage, max(1, stride // domain))
@@ -55,7 +57,7 @@ def _matrices(b: Build, costed: CostedGraph) -> tuple[Matrix, Matrix]:
     )
 
 
-def _collectives(b: Build, costed: CostedGraph, stage: int) -> Iterator[tuple[Collective, float, int]]:
+def _collectives(b: Build, totals: StageTotals) -> Iterator[tuple[Collective, float, int]]:
     """(collective, how often in a step, distance between neighbours of its group) of one rank of a stage."""
     layout = b.layout
     strides = {
@@ -67,7 +69,7 @@ def _collectives(b: Build, costed: CostedGraph, stage: int) -> Iterator[tuple[Co
         "parameter_gather": layout.tp,
         "send_recv": layout.gpus // layout.pp,
     }
-    for total in stage_totals(costed)[stage].operators.values():
+    for total in totals.operators.values():
         work = total.operator.work
         if isinstance(work, Collective) and total.calls:
             yield work, total.calls, strides[total.operator.item]

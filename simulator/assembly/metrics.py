@@ -1,0 +1,195 @@
+"""The metrics of a run with their intervals: what its Result leads with and what a sweep ranks its points by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from simulator.assembly import uncertainty as u
+from simulator.assembly.breakdown import mean_items
+from simulator.assembly.evaluated import Batch, Step
+from simulator.assembly.totals import Sums, mean_sums
+from simulator.cost.energy import Joules, Load, step_joules
+from simulator.cost.memory import StageBytes
+from simulator.cost.price import carbon_grams_per_joule, rent_usd
+from simulator.result import Basis, Number
+from simulator.spec import parameters as counts
+from simulator.spec.run import Run
+from simulator.units import DAY
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How wrong the times of a run may be: by item, of the model itself, and of the whole; and what they rest on."""
+
+    errors: Mapping[str, float]
+    model: float
+    whole: float
+    basis: Basis
+
+    def timed(self, value: float, extra: float = 0.0, basis: Basis | None = None) -> Number:
+        """A figure that follows from the run's time, with `extra` relative error of its own."""
+        return u.number(value, (self.whole**2 + extra**2) ** 0.5, basis or self.basis)
+
+
+@dataclass(frozen=True, slots=True)
+class StepFigures:
+    """The physical figures of a training step. `steps` is how many a training of stated length has, else None."""
+
+    seconds: float
+    exposed: Mapping[str, float]
+    hidden: Mapping[str, float]
+    sums: Sums
+    model_flops: float
+    """Per GPU and step."""
+    joules: Joules
+    steps: float | None
+    rent: float | None
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFigures:
+    """The physical figures of a static batch, all its output tokens together."""
+
+    ttft: float
+    tpot: float
+    seconds: float
+    sums: Sums
+    model_flops: float
+    """Of the whole batch."""
+    joules: Joules
+    rent: float | None
+    evidence: Evidence
+
+
+def step_figures(step: Step) -> StepFigures:
+    """Time, work, energy and rent of a training step."""
+    run, costed, seconds = step.build.run, step.costed, step.timeline.duration
+    work, machine = run.training, costed.machine
+    assert work is not None
+    exposed, hidden = mean_items(step.timeline, costed.graph.pipeline.micro_batches)
+    errors = u.item_errors(machine, work.precision)
+    model_error = _model_error(run)
+    sums, tokens = mean_sums(costed.graph), work.global_batch * work.seq_len
+    load = _load(run, seconds, sums, work.precision)
+    steps = work.tokens / tokens if work.tokens else None
+    return StepFigures(
+        seconds=seconds,
+        exposed=exposed,
+        hidden=hidden,
+        sums=sums,
+        model_flops=3 * tokens * counts.flops_per_token(run.model, work.seq_len / 2) / run.hardware.gpus,
+        joules=step_joules(machine, load, run.economics.pue),
+        steps=steps,
+        rent=rent_usd(run.hardware.gpus, seconds * steps, run.economics) if steps else None,
+        evidence=Evidence(errors, model_error, u.combined_error(exposed, errors, model_error), machine.curves.basis),
+    )
+
+
+def training_metrics(step: Step, figures: StepFigures) -> dict[str, Number | None]:
+    """The leading metrics of a training step by their names in a Result; None where a price or a length is missing."""
+    run, timed = step.build.run, figures.evidence.timed
+    work, gpus, seconds = run.training, run.hardware.gpus, figures.seconds
+    assert work is not None
+    tokens, steps = work.global_batch * work.seq_len, figures.steps
+    grams, _ = carbon_grams_per_joule(run.economics)
+    peak = run.hardware.device.peak_for(work.precision)
+    joules = figures.joules.total * (steps or 1)
+    return {
+        "step_time_s": timed(seconds),
+        "tokens_per_s": timed(tokens / seconds),
+        "tokens_per_s_per_gpu": timed(tokens / seconds / gpus),
+        "mfu": timed(figures.model_flops / (seconds * peak)),
+        "peak_memory_gib": peak_memory(step.memory),
+        "energy_total_j": timed(joules, u.POWER_ERROR, "datasheet"),
+        "average_power_w_per_gpu": u.number(figures.joules.device / seconds / gpus, u.POWER_ERROR, "datasheet"),
+        "cost_usd": timed(figures.rent) if figures.rent is not None else None,
+        "carbon_kg": timed(joules * grams / 1e3, u.POWER_ERROR + u.CARBON_ERROR, "datasheet"),
+        "days": timed(seconds * steps / DAY) if steps else None,
+    }
+
+
+def batch_figures(batch: Batch) -> BatchFigures:
+    """Time, work, energy and rent of a static batch."""
+    b, costed, decode = batch.decode
+    _, prefill_costed, prefill = batch.prefill
+    run, work = b.run, b.run.inference
+    assert work is not None
+    tpot = decode.duration + batch.step_overhead
+    ttft = prefill.duration + batch.step_overhead
+    steps = work.osl - 1
+    seconds = ttft + tpot * steps
+    errors = {**u.item_errors(costed.machine, b.shapes.precision), "engine": u.HOST_ERROR}
+    model_error = _model_error(run) * u.INFERENCE_FACTOR
+    exposed = _both(prefill.spent.exposed, decode.spent.exposed, steps)
+    exposed["engine"] = batch.step_overhead * work.osl
+    sums = mean_sums(prefill_costed.graph)
+    sums.add_sums(mean_sums(costed.graph), steps)
+    model_flops = work.concurrency * (
+        work.isl * counts.flops_per_token(run.model, work.isl / 2)
+        + steps * counts.flops_per_token(run.model, work.isl + work.osl / 2)
+    )
+    load = _load(run, seconds, sums, b.shapes.precision)
+    return BatchFigures(
+        ttft=ttft,
+        tpot=tpot,
+        seconds=seconds,
+        sums=sums,
+        model_flops=model_flops,
+        joules=step_joules(costed.machine, load, run.economics.pue),
+        rent=rent_usd(run.hardware.gpus, seconds, run.economics),
+        evidence=Evidence(
+            errors, model_error, u.combined_error(exposed, errors, model_error), costed.machine.curves.basis
+        ),
+    )
+
+
+def inference_metrics(batch: Batch, figures: BatchFigures) -> dict[str, Number | None]:
+    """The leading metrics of a static batch by their names in a Result; None where a price is missing."""
+    run, evidence = batch.decode[0].run, figures.evidence
+    work, gpus, timed = run.inference, run.hardware.gpus, evidence.timed
+    assert work is not None
+    tokens, joules, rent = work.concurrency * work.osl, figures.joules, figures.rent
+    grams, _ = carbon_grams_per_joule(run.economics)
+    whole_power = (evidence.whole**2 + u.POWER_ERROR**2) ** 0.5
+
+    def phase(seconds: float, spent: Mapping[str, float]) -> Number:
+        return u.number(seconds, u.combined_error(spent, evidence.errors, evidence.model), evidence.basis)
+
+    return {
+        "step_time_s": timed(figures.tpot),
+        "ttft_s": phase(figures.ttft, batch.prefill[2].spent.exposed),
+        "tpot_s": phase(figures.tpot, batch.decode[2].spent.exposed),
+        "output_tokens_per_s": timed(tokens / figures.seconds),
+        "tokens_per_s": timed(tokens / figures.seconds),
+        "tokens_per_s_per_gpu": timed(tokens / figures.seconds / gpus),
+        "max_concurrency": Number.exact(batch.max_concurrency),
+        "peak_memory_gib": peak_memory(batch.memory),
+        "energy_total_j": timed(joules.total, u.POWER_ERROR, "datasheet"),
+        "average_power_w_per_gpu": u.number(joules.device / figures.seconds / gpus, u.POWER_ERROR, "datasheet"),
+        "joules_per_output_token": timed(joules.device / tokens, u.POWER_ERROR, "datasheet"),
+        "usd_per_million_output_tokens": timed(rent / tokens * 1e6) if rent is not None else None,
+        "cost_usd": timed(rent) if rent is not None else None,
+        "carbon_kg": u.number(joules.total * grams / 1e3, whole_power + u.CARBON_ERROR, "datasheet"),
+    }
+
+
+def peak_memory(memory: list[StageBytes]) -> Number:
+    """GiB of the fullest GPU."""
+    fullest = max(memory, key=lambda stage: stage.total)
+    return u.number(sum(fullest.parts().values()), u.MEMORY_ERROR, "interpolated")
+
+
+def _load(run: Run, seconds: float, sums: Sums, precision: str) -> Load:
+    peak = run.hardware.device.peak_for(precision)
+    return Load(seconds, sums.flops, peak, sums.memory_bytes, sums.link_bytes, sums.network_bytes)
+
+
+def _model_error(run: Run) -> float:
+    return u.MODEL_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]
+
+
+def _both(once: Mapping[str, float], each: Mapping[str, float], times: int) -> dict[str, float]:
+    """Seconds by item of a first phase and of `times` further steps."""
+    return {item: once.get(item, 0.0) + each.get(item, 0.0) * times for item in dict.fromkeys((*once, *each))}
