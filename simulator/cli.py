@@ -79,6 +79,9 @@ def run(
 
     result = simulate(spec)
     if out is not None:
+        from simulator.explanation import explain
+
+        result = explain(spec, result)
         from simulator.report.page import render_run
         from simulator.report.trace import write_trace
 

@@ -1,0 +1,127 @@
+"""What would help most: the run again with one part of the hardware 10 % better, or one setting changed.
+
+Errors of the two runs are shared, so the interval is that of the difference: the relative error of what moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from simulator.assembly.uncertainty import Z90
+from simulator.cost.price import rent_usd
+from simulator.errors import InfeasibleError, SimulatorError
+from simulator.result import Lever, Number, Result
+from simulator.simulation import inference_batch, training_step
+from simulator.spec.run import Run
+
+BETTER = 1.10
+DIFFERENCE_ERROR = 0.3
+"""Relative standard error of a difference: that of the operators that move, without what both runs share."""
+
+
+def find_levers(run: Run, result: Result) -> list[Lever]:
+    """Hardware levers and run changes of a result, each with what it does to the step and the cost."""
+    base = _seconds(run)
+    cost = result.cost_usd.value if result.cost_usd else None
+    basis = result.step_time_s.basis if result.step_time_s else "datasheet"
+    levers = []
+    for label, path, change, changed in (*_hardware(run), *_settings(run)):
+        kind = "hardware" if path.startswith("hardware") else "run"
+        try:
+            seconds, reason = _seconds(changed, check=kind == "run"), None
+        except (SimulatorError, ValueError) as error:
+            seconds, reason = base, _first_sentence(error)
+        delta = seconds - base
+        levers.append(
+            Lever(
+                kind=kind,  # type: ignore[arg-type]
+                label=label,
+                path=path,
+                change=change,
+                step_time_s=_difference(delta, basis),
+                cost_usd=_difference(cost * delta / base, basis) if cost is not None else None,
+                feasible=reason is None,
+                reason=reason,
+            )
+        )
+    return sorted(levers, key=lambda lever: (not lever.feasible, lever.step_time_s.value))
+
+
+def _difference(value: float, basis: Any) -> Number:
+    spread = abs(value) * Z90 * DIFFERENCE_ERROR
+    return Number(value=value, low=value - spread, high=value + spread, basis=basis)
+
+
+def _first_sentence(error: Exception) -> str:
+    text = error.message if isinstance(error, InfeasibleError) else str(error)
+    return text.splitlines()[0]
+
+
+def _seconds(run: Run, *, check: bool = False) -> float:
+    """Seconds of a training step, or of a decode step."""
+    if run.kind == "training":
+        return training_step(run, check=check).timeline.duration
+    batch = inference_batch(run, check=check)
+    return batch.decode[2].duration + batch.step_overhead
+
+
+Change = tuple[str, str, str, Run]
+
+
+def _hardware(run: Run) -> Iterator[Change]:
+    hardware = run.hardware
+    device, network = hardware.device, hardware.network
+
+    def better(label: str, path: str, **update: Any) -> Change:
+        parts = {key: value for key, value in update.items() if value is not None}
+        changed = hardware.model_copy(update=parts)
+        return label, path, "+10 %", run.model_copy(update={"hardware": changed})
+
+    peak = {name: rate * BETTER for name, rate in device.peak.items()}
+    yield better("Peak FLOP/s", "hardware.device.peak", device=device.model_copy(update={"peak": peak}))
+    tdp = device.model_copy(update={"tdp": device.tdp * BETTER})
+    yield better("Power limit", "hardware.device.tdp", device=tdp)
+    memory = device.memory.model_copy(update={"bandwidth": device.memory.bandwidth * BETTER})
+    yield better("HBM bandwidth", "hardware.device.memory.bandwidth", device=device.model_copy(update={"memory": memory}))
+    if hardware.gpus > 1:
+        links = device.scale_up.model_copy(update={"bandwidth": device.scale_up.bandwidth * BETTER})
+        faster = device.model_copy(update={"scale_up": links})
+        yield better("Scale-up bandwidth", "hardware.device.scale_up.bandwidth", device=faster)
+    if hardware.gpus > hardware.scale_up_domain:
+        wider = network.model_copy(update={"bandwidth": network.bandwidth * BETTER})
+        yield better("Network bandwidth", "hardware.network.bandwidth", network=wider)
+
+
+def _settings(run: Run) -> Iterator[Change]:
+    """Changes a user can make in the run file, those that are not already so."""
+
+    def changed(label: str, block: str, field: str, value: Any) -> Change | None:
+        record: Any = getattr(run, block)
+        if getattr(record, field) == value:
+            return None
+        try:
+            update = type(record).model_validate({**record.model_dump(exclude_unset=True), field: value})
+        except ValueError:
+            return None
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        return label, f"{block}.{field}", shown, run.model_copy(update={block: update})
+
+    device, split = run.hardware.device, run.parallelism
+    block = "training" if run.training is not None else "inference"
+    options: list[Change | None] = []
+    if device.supports("fp8"):
+        options.append(changed("8-bit arithmetic", block, "precision", "fp8"))
+    if run.training is not None:
+        options.append(changed("Twice the micro-batch", "training", "micro_batch", run.training.micro_batch * 2))
+        options.append(changed("No recompute", "training", "recompute", "none"))
+    if run.model.is_moe and split.ep > 1 and run.training is not None:
+        options.append(changed("Overlap the all-to-all", "execution", "a2a_overlap", True))
+        options.append(changed("DeepEP dispatcher", "execution", "moe_dispatcher", "deepep"))
+    if split.tp > 1:
+        options.append(changed("Overlap tensor parallelism", "execution", "tp_overlap", True))
+        options.append(changed("Half the tensor parallelism", "parallelism", "tp", split.tp // 2))
+    if split.pp > 1:
+        options.append(changed("Half the pipeline stages", "parallelism", "pp", split.pp // 2))
+        options.append(changed("Twice the interleaving", "parallelism", "vpp", split.vpp * 2))
+    yield from (option for option in options if option is not None)
