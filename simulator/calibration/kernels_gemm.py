@@ -1,0 +1,148 @@
+"""Points of matrix products: plain, batched, and grouped as experts run them.
+
+Shapes fill the space of (m, n, k) evenly in logarithms (a Halton sequence), with a neighbour m + 1 to an aligned m now
+and then, since unaligned rows run other kernels. Layouts are those of a linear layer: x W^T forward (nt), g W for the
+gradient of the input (nn), g^T x for that of the weights (tn).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from simulator.calibration.kernels_device import TorchDevice
+from simulator.calibration.protocol import Case
+
+Layout = Literal["nt", "nn", "tn"]
+
+
+@dataclass(frozen=True)
+class GemmSizes:
+    """How far the points reach on a device."""
+
+    points: int
+    """Per layout."""
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+    max_flops: float
+    min_flops: float
+    largest: int
+    """Edge of the largest square product."""
+    weights: tuple[tuple[int, int], ...]
+    """(n, k) of weights multiplied by few rows."""
+    few_rows: tuple[int, ...]
+    batched: tuple[tuple[int, int, int, int], ...]
+    """(groups, m, n, k)."""
+    grouped: tuple[tuple[int, int, int, int], ...]
+    """(groups, rows of all groups, n, k)."""
+
+
+def halton(index: int, base: int) -> float:
+    """The `index`-th number of the van der Corput sequence of that base, in (0, 1)."""
+    value, fraction = 0.0, 1.0
+    while index:
+        fraction /= base
+        value += fraction * (index % base)
+        index //= base
+    return value
+
+
+def spread(count: int, low: tuple[int, ...], high: tuple[int, ...], *, start: int = 1) -> Iterator[tuple[int, ...]]:
+    """`count` shapes between `low` and `high`, even in logarithms; beyond 64 rounded to multiples of 16, 8 or 1."""
+    for index in range(start, start + count):
+        shape = []
+        for base, a, b in zip((2, 3, 5), low, high, strict=True):
+            size = round(a * (b / a) ** halton(index, base))
+            grain = (16, 16, 8, 1)[index % 4] if size > 64 else 1
+            shape.append(max(1, size // grain * grain))
+        yield tuple(shape)
+
+
+def gemm_cases(sizes: GemmSizes, dtype: str) -> Iterator[Case]:
+    """Plain products in three layouts; few rows with the weights in the cache and far from it."""
+    seen = set()
+    for place, layout in enumerate(("nt", "nn", "tn")):
+        taken = 0
+        for shape in spread(40 * sizes.points, sizes.low, sizes.high, start=1 + place):
+            m, n, k = shape if layout != "tn" else (shape[1], shape[2], shape[0])
+            if (
+                taken < sizes.points
+                and sizes.min_flops <= 2 * m * n * k <= sizes.max_flops
+                and (layout, m, n, k) not in seen
+            ):
+                seen.add((layout, m, n, k))
+                taken += 1
+                yield gemm(layout, m, n, k, dtype=dtype)  # type: ignore[arg-type]
+    edge = sizes.largest
+    yield gemm("nt", edge, edge, edge, dtype=dtype)
+    for n, k in sizes.weights:
+        for m in sizes.few_rows:
+            for cold in (False, True):
+                yield gemm("nt", m, n, k, dtype=dtype, cold=cold)
+    for n, k in sizes.weights[:: max(1, len(sizes.weights) // 3)]:
+        for few in sizes.few_rows[::2]:
+            yield gemm("nn", few, k, n, dtype=dtype)
+            yield gemm("tn", n, k, few, dtype=dtype)
+    for groups, m, n, k in sizes.batched:
+        for layout in ("nn", "nt", "tn"):
+            yield batched_gemm(layout, groups, m, n, k, dtype=dtype)  # type: ignore[arg-type]
+    for groups, m, n, k in sizes.grouped:
+        for kernel in ("loop", "grouped_mm"):
+            yield grouped_gemm(kernel, groups, m, n, k, dtype=dtype)  # type: ignore[arg-type]
+
+
+def gemm(layout: Layout, m: int, n: int, k: int, *, dtype: str, cold: bool = False) -> Case:
+    """One product (m, k) x (k, n); `cold` takes the second operand from far away."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        operands = device.operands()
+        a = operands.hot(k, m).t() if layout[0] == "t" else operands.hot(m, k)
+        if not cold:
+            b = operands.hot(n, k).t() if layout[1] == "t" else operands.hot(k, n)
+            return lambda: torch.mm(a, b)
+        turn = operands.cold(n, k, transposed=True) if layout[1] == "t" else operands.cold(k, n)
+        return lambda: torch.mm(a, next(turn))
+
+    shape = {"m": m, "n": n, "k": k, "cold": float(cold)}
+    return Case("gemm", layout, dtype, shape, build)
+
+
+def batched_gemm(layout: Layout, groups: int, m: int, n: int, k: int, *, dtype: str) -> Case:
+    """`groups` products (m, k) x (k, n) in one kernel."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        operands = device.operands()
+        a = operands.hot(groups, k, m).mT if layout[0] == "t" else operands.hot(groups, m, k)
+        b = operands.hot(groups, n, k).mT if layout[1] == "t" else operands.hot(groups, k, n)
+        return lambda: torch.bmm(a, b)
+
+    return Case("batched_gemm", layout, dtype, {"groups": groups, "m": m, "n": n, "k": k}, build)
+
+
+def grouped_gemm(kernel: Literal["loop", "grouped_mm"], groups: int, m: int, n: int, k: int, *, dtype: str) -> Case:
+    """`groups` experts of (k, n) on m rows in all, split unevenly; as a loop of products or as one kernel."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        operands = device.operands()
+        rows, weights = operands.hot(m, k), operands.hot(groups, n, k)
+        counts = uneven(m, groups)
+        if kernel == "loop":
+            parts = list(zip(rows.split(counts), [w.t() for w in weights], strict=True))
+            return lambda: [torch.mm(part, weight) for part, weight in parts]
+        ends = torch.tensor(counts, device=rows.device).cumsum(0).to(torch.int32)
+        transposed = weights.mT
+        return lambda: torch._grouped_mm(rows, transposed, offs=ends)
+
+    return Case("grouped_gemm", kernel, dtype, {"groups": groups, "m": m, "n": n, "k": k}, build)
+
+
+def uneven(rows: int, groups: int) -> list[int]:
+    """`rows` split over groups in proportion to 2, 3, 2, 3, ...; multiples of 16 where that many are there."""
+    grain = 16 if rows >= 32 * groups else 1
+    parts = [2 + group % 2 for group in range(groups)]
+    counts = [rows * part // sum(parts) // grain * grain for part in parts]
+    counts[-1] += rows - sum(counts)
+    return counts

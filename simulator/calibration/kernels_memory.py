@@ -1,0 +1,219 @@
+"""Points of operators that move bytes: elementwise, row by row, reductions, copies, fills, loss and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from simulator.calibration.kernels_device import TorchDevice
+from simulator.calibration.protocol import Case
+
+aten = torch.ops.aten
+Unary = Callable[[torch.Tensor], object]
+Binary = Callable[[torch.Tensor, torch.Tensor], object]
+
+# What each kernel computes; x and y have one shape.
+UNARY: Mapping[str, Unary] = {
+    "neg": torch.neg,
+    "square": lambda x: aten.pow.Tensor_Scalar(x, 2),
+    "rsqrt": lambda x: torch.rsqrt(x),
+    "scale": lambda x: aten.mul.Scalar(x, 0.5),
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+}
+BINARY: Mapping[str, Binary] = {
+    "add": torch.add,
+    "add_": lambda x, y: x.add_(y, alpha=1e-6),
+    "mul": torch.mul,
+    "div": torch.div,
+    "silu_backward": aten.silu_backward.default,
+    "gelu_backward": aten.gelu_backward.default,
+    "copy_": lambda x, y: x.copy_(y),
+}
+ROWWISE: Mapping[str, Unary] = {
+    "softmax": lambda x: torch.softmax(x, -1),
+    "log_softmax": lambda x: torch.log_softmax(x, -1),
+    "layer_norm": lambda x: functional.layer_norm(x, x.shape[-1:]),
+}
+REDUCTIONS: Mapping[str, Unary] = {
+    "mean": lambda x: x.mean(-1, keepdim=True),
+    "sum": lambda x: x.sum(-1, keepdim=True),
+    "sum_rows": lambda x: x.sum(0),
+}
+
+
+@dataclass(frozen=True)
+class MemorySizes:
+    """How far the points reach on a device."""
+
+    elements: tuple[int, ...]
+    few_elements: tuple[int, ...]
+    """Sizes for the kernels that behave like others."""
+    rows: tuple[tuple[int, int], ...]
+    cold: tuple[int, ...]
+    parameters: tuple[tuple[int, int], ...]
+    """(tensors, elements of each) of an optimizer step."""
+
+
+def memory_cases(sizes: MemorySizes, dtype: str) -> Iterator[Case]:
+    """All points of operators bound by memory."""
+    main = ("add", "mul", "silu", "copy_", "square")
+    for kernel in (*UNARY, *BINARY):
+        for elements in sizes.elements if kernel in main else sizes.few_elements:
+            yield elementwise(kernel, elements, dtype=dtype)
+    for elements in sizes.cold:
+        for kernel in ("add", "mul", "copy_", "silu"):
+            yield elementwise(kernel, elements, dtype=dtype, cold=True)
+    for rows, columns in sizes.rows:
+        for kernel in ("mul_row", "mul_column"):
+            yield broadcast(kernel, rows, columns, dtype=dtype)
+        for kernel in ROWWISE:
+            yield rowwise(kernel, rows, columns, dtype=dtype)
+        for kernel in ("softmax_backward", "log_softmax_backward", "layer_norm_backward"):
+            yield rowwise_backward(kernel, rows, columns, dtype=dtype)
+        for kernel in REDUCTIONS:
+            yield reduction(kernel, rows, columns, dtype=dtype)
+        for kernel in ("contiguous", "cat"):
+            yield copy(kernel, rows, columns, dtype=dtype)
+        yield loss("nll", rows, columns, dtype=dtype)
+        yield loss("nll_backward", rows, columns, dtype=dtype)
+    for elements in sizes.few_elements:
+        yield fill(elements, dtype=dtype)
+    for tensors, elements in sizes.parameters:
+        yield optimizer(tensors, elements, dtype=dtype)
+
+
+def elementwise(kernel: str, elements: int, *, dtype: str, cold: bool = False) -> Case:
+    """One elementwise kernel; `cold` takes its (last) input from far away."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        operands = device.operands()
+        if kernel in UNARY:
+            unary = UNARY[kernel]
+            if cold:
+                turn = operands.cold(elements)
+                return lambda: unary(next(turn))
+            x = operands.hot(elements)
+            if kernel == "rsqrt":
+                x = x.abs().add_(1.0)
+            return lambda: unary(x)
+        binary = BINARY[kernel]
+        x = operands.hot(elements)
+        if kernel in ("add_", "copy_"):
+            x = x.clone()  # the arena keeps its values
+        if cold:
+            turn = operands.cold(elements)
+            return lambda: binary(x, next(turn))
+        y = operands.hot(elements)
+        return lambda: binary(x, y)
+
+    return Case("elementwise", kernel, dtype, {"elements": elements, "cold": float(cold)}, build)
+
+
+def broadcast(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
+    """A product with one row or one column of factors, as norms do."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        operands = device.operands()
+        x = operands.hot(rows, columns)
+        factor = operands.hot(columns) if kernel == "mul_row" else operands.hot(rows, 1)
+        return lambda: torch.mul(x, factor)
+
+    return Case("broadcast", kernel, dtype, {"rows": rows, "columns": columns}, build)
+
+
+def rowwise(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
+    """Softmax and norms over the last dimension."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        x, run = device.operands().hot(rows, columns), ROWWISE[kernel]
+        return lambda: run(x)
+
+    return Case("rowwise", kernel, dtype, {"rows": rows, "columns": columns}, build)
+
+
+def rowwise_backward(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
+    """Their gradients."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        operands = device.operands()
+        x, grad = operands.hot(rows, columns), operands.hot(rows, columns)
+        if kernel == "softmax_backward":
+            y = torch.softmax(x, -1)
+            return lambda: aten._softmax_backward_data.default(grad, y, -1, y.dtype)
+        if kernel == "log_softmax_backward":
+            y = torch.log_softmax(x, -1)
+            return lambda: aten._log_softmax_backward_data.default(grad, y, -1, y.dtype)
+        weight = operands.hot(columns)
+        _, mean, rstd = aten.native_layer_norm.default(x, [columns], weight, None, 1e-5)
+        mask = [True, True, False]
+        return lambda: aten.native_layer_norm_backward.default(grad, x, [columns], mean, rstd, weight, None, mask)
+
+    return Case("rowwise", kernel, dtype, {"rows": rows, "columns": columns}, build)
+
+
+def reduction(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
+    """Sums along rows, and of rows (gradients of norms and biases)."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        x, run = device.operands().hot(rows, columns), REDUCTIONS[kernel]
+        return lambda: run(x)
+
+    return Case("reduction", kernel, dtype, {"rows": rows, "columns": columns}, build)
+
+
+def copy(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
+    """Copies that change the layout: heads brought back beside each other, and two halves joined (rotary positions)."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        operands = device.operands()
+        if kernel == "contiguous":
+            head = max(1, min(64, columns // 2))
+            x = operands.hot(columns // head, rows, head).transpose(0, 1)
+            return x.contiguous
+        half = max(1, columns // 2)
+        left, right = operands.hot(rows, half), operands.hot(rows, half)
+        return lambda: torch.cat((left, right), -1)
+
+    return Case("copy", kernel, dtype, {"rows": rows, "columns": columns}, build)
+
+
+def loss(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
+    """Picking the target's log-probability, and its gradient over the vocabulary."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        x = device.operands().hot(rows, columns)
+        targets = torch.randint(0, columns, (rows,), device=x.device)
+        if kernel == "nll":
+            return lambda: aten.nll_loss_forward.default(x, targets, None, 1, -100)
+        value, weight = aten.nll_loss_forward.default(x, targets, None, 1, -100)
+        return lambda: aten.nll_loss_backward.default(value, x, targets, None, 1, -100, weight)
+
+    return Case("loss", kernel, dtype, {"rows": rows, "columns": columns}, build)
+
+
+def fill(elements: int, *, dtype: str) -> Case:
+    """A tensor of zeros."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        return lambda: torch.zeros(elements, device=device.torch_device, dtype=device.dtype)
+
+    return Case("fill", "zeros", dtype, {"elements": elements}, build)
+
+
+def optimizer(tensors: int, elements: int, *, dtype: str) -> Case:
+    """One fused AdamW step over parameters whose gradients are there."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        where = {"device": device.torch_device, "dtype": device.dtype}
+        parameters = [torch.nn.Parameter(torch.ones(elements, **where)) for _ in range(tensors)]  # type: ignore[arg-type]
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        return torch.optim.AdamW(parameters, fused=True, foreach=False).step
+
+    return Case("optimizer", "adamw", dtype, {"tensors": tensors, "elements": tensors * elements}, build)
