@@ -32,11 +32,14 @@ MAY_IMPORT = {
     "simulation": PHYSICS | {"assembly", "__version__"},
     "serving": PROGRAM,
     "predictions": PROGRAM,
+    "levers": PROGRAM | {"predictions"},
+    "precedents": PROGRAM | {"validation"},
     "sweeps": PROGRAM | {"predictions"},
     "validation": PROGRAM | {"predictions"},
     "calibration": WORDS | {"spec"},
     "report": WORDS,
-    "cli": PROGRAM | {"serving", "predictions", "sweeps", "validation", "calibration", "report"},
+    "cli": PROGRAM
+    | {"levers", "precedents", "serving", "predictions", "sweeps", "validation", "calibration", "report"},
 }
 
 # Third-party packages with a home; elsewhere they may not appear at all.
