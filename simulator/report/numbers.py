@@ -234,6 +234,11 @@ def sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def inside(label: str) -> str:
+    """A label as it stands inside a sentence; abbreviations stay as they are."""
+    return label if label[:2].isupper() else label[:1].lower() + label[1:]
+
+
 def listing(parts: Iterable[str]) -> str:
     """Parts of a sentence: a, b and c."""
     *head, last = list(parts)

@@ -10,13 +10,13 @@ from simulator.result import Basis
 
 @dataclass(frozen=True)
 class Cell:
-    """Text with, where it helps, a colour swatch before it or a basis mark in its place."""
+    """Text with, where it helps, a colour swatch before it, a note below it or a basis mark in its place."""
 
     text: str = ""
     swatch: str = ""
     basis: Basis | None = None
     code: bool = False
-    strong: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def timeline_finding(result: Result) -> str:
         return f"No stage waits for another in this {unit}."
     waiting = sum(i.seconds.value for i in waits)
     scale = numbers.seconds([i.seconds.value for i in waits])
-    parts = numbers.listing(f"{scale.text(i.seconds.value)} for {_lower(i.label)}" for i in waits[:3])
+    parts = numbers.listing(f"{scale.text(i.seconds.value)} for {numbers.inside(i.label)}" for i in waits[:3])
     return f"A stage waits {numbers.short_share(waiting / total)} of the {unit} on average: {parts}."
 
 
@@ -173,8 +173,3 @@ def _table(timeline: Timeline, chosen: Selection) -> Table:
         rows.append([f"Stage {stage}", f"{len(chunks):,}", first, *cells])
     columns = "Stage | >Chunks | >Begins at | >Computing | >Communicating | >Host | >Waiting"
     return table("time of each stage", columns, rows, min_width=600)
-
-
-def _lower(label: str) -> str:
-    """A label inside a sentence; abbreviations stay as they are."""
-    return label if label[:2].isupper() else label[:1].lower() + label[1:]
