@@ -29,7 +29,8 @@ def training_timeline(costed: CostedGraph, timeline: StepTimeline) -> Timeline:
     """Tasks of all stages and blocks of operators; the tail of gradients and optimizer comes after each stage's last task."""
     pipeline = costed.graph.pipeline
     per_micro_batch = 2 * pipeline.stages * pipeline.chunks
-    drawn = min(pipeline.micro_batches, max(pipeline.stages, MAX_DRAWN_TASKS // per_micro_batch))
+    rounds = max(1, MAX_DRAWN_TASKS // per_micro_batch // pipeline.stages)
+    drawn = min(pipeline.micro_batches, rounds * pipeline.stages)
     chunks = [
         Chunk(
             stage=task.stage,

@@ -70,6 +70,12 @@ def number(value: float, error: float, basis: Basis) -> Number:
     return Number(value=value, low=value / factor, high=value * factor, basis=basis)
 
 
+def limited(value: float, error: float, limit: float) -> Number:
+    """Watts that no device exceeds: an interval that ends at the limit."""
+    free = number(value, error, "datasheet")
+    return free.model_copy(update={"high": min(free.high, max(limit, value))})
+
+
 def weakest(shares: Mapping[Basis, float]) -> Basis:
     """The weakest label that carries at least 10 % of a figure."""
     total = sum(shares.values())

@@ -104,6 +104,12 @@ def build_layout(run: Run) -> Layout:
         )
     ep, etp, edp = _expert_split(run, settings)
     micro_batch, micro_batches, seq = _batch(run, dp)
+    if split.vpp > 1 and micro_batches % split.pp:
+        raise InfeasibleError(
+            f"interleaving (vpp {split.vpp}) needs micro-batches that pp {split.pp} divides; there are {micro_batches}",
+            path="parallelism.vpp",
+            suggestion="parallelism.vpp: 1",
+        )
     return Layout(
         gpus=gpus,
         tp=split.tp,
