@@ -26,8 +26,8 @@ from simulator.report.verdict import refusal
 from simulator.result import Number, Result
 
 # What runs are ranked by: the first of each that all of them have, and what its winner is called.
-_SPEED = ("days", "tokens_per_s", "output_tokens_per_s", "step_time_s", "tpot_s")
-_MONEY = ("cost_usd", "usd_per_million_output_tokens")
+_SPEED = (("days", "output_tokens_per_s", "tokens_per_s", "step_time_s"), "fastest")
+_MONEY = (("usd_per_million_output_tokens", "cost_usd"), "cheapest")
 
 
 def render_compare(results: Sequence[Result]) -> str:
@@ -69,13 +69,12 @@ def render_compare(results: Sequence[Result]) -> str:
 def _answers(runs: list[Named]) -> list[str]:
     """Who is fastest and who is cheapest, in a sentence each."""
     if not runs:
-        return ["None of these runs can be."]
+        return ["None of these runs is feasible."]
     if len(runs) == 1:
-        return [f"Only {runs[0].name} can be; there is nothing to compare it with."]
-    keys = [
-        next((k for k in keys if all(k in run.result.numbers() for run in runs)), None) for keys in (_SPEED, _MONEY)
-    ]
-    found = [_rank(runs, key, word) for key, word in zip(keys, ("fastest", "cheapest"), strict=True) if key]
+        return [f"Only {runs[0].name} is feasible; there is nothing to compare it with."]
+    shared = set.intersection(*(set(run.result.numbers()) for run in runs))
+    keys = [(next((key for key in keys if key in shared), ""), word) for keys, word in (_SPEED, _MONEY)]
+    found = [_rank(runs, key, word) for key, word in keys if key]
     if not found:
         return ["These runs have no figure in common."]
     if len({(r.first, r.second, r.tells) for r in found}) == 1:
@@ -126,7 +125,7 @@ def _figures_finding(runs: list[Named]) -> str:
         for spread in [(number.high - number.low) / number.value]
     }
     if len(wide) < 2:
-        return "The figures of the runs that can be."
+        return "The figures of the feasible runs."
     surest = min(wide, key=lambda name: (wide[name], name))
     if max(wide.values()) - min(wide.values()) < 0.005:
         return "All runs are known equally well."

@@ -75,20 +75,20 @@ def _name(data: SweepData, point: Point) -> str:
 def _answer(data: SweepData, metric: Metric | None, best: list[Point]) -> str:
     """The best point of all in a sentence, with its first other figure."""
     if not best or metric is None:
-        return f"None of the {data.total:,} points can be."
+        return f"None of the {data.total:,} points is feasible."
     first = best[0]
     number = first.figures[metric.key]
     words = {"low": "lowest", "high": "highest"}[metric.better or "low"]
     others = [
-        f"{m.scale([n.value]).text(n.value)} {m.label.lower()}"
+        f"{m.scale([n.value]).text(n.value)} {numbers.inside(m.label)}"
         for m in data.metrics
         if m is not metric and m.key in ("step_time_s", "ttft_s", "tokens_per_s_per_gpu", "mfu")
         for n in [first.figures.get(m.key)]
         if n is not None
     ][:2]
-    lead = f"{numbers.sentence(_name(data, first))} has the {words} {metric.label.lower()}"
+    lead = f"{numbers.sentence(_name(data, first))} has the {words} {numbers.inside(metric.label)}"
     tail = f", at {numbers.listing(others)}" if others else ""
-    return f"{lead} of {len(best):,} points that can be: {metric.scale([number.value]).text(number.value)}{tail}."
+    return f"{lead} of {len(best):,} feasible points: {metric.scale([number.value]).text(number.value)}{tail}."
 
 
 def _tied(metric: Metric, best: list[Point]) -> int:
@@ -113,16 +113,16 @@ def _tied_sentence(metric: Metric | None, best: list[Point]) -> str:
     if not tied:
         return f"{sure} It is ahead of all others by more than the error of the difference."
     points = "1 other point" if tied == 1 else f"{tied:,} other points"
-    return f"{sure} Taken with independent errors, {points} can't be told apart from it; errors they share would tell more."
+    return f"{sure} With independent errors {points} can't be told apart from it; errors they share would tell more."
 
 
 def _front_finding(data: SweepData, first: Metric | None, second: Metric | None, edge: list[Point]) -> str:
     if first is None or second is None:
         return "There is nothing to draw."
     if first is second:
-        return f"One metric was kept: {first.label.lower()}."
+        return f"One metric was kept: {numbers.inside(first.label)}."
     on = "1 point is" if len(edge) == 1 else f"{len(edge):,} points are"
-    return f"{on} not beaten by any other in both {first.label.lower()} and {second.label.lower()}."
+    return f"{on} not beaten by any other in both {numbers.inside(first.label)} and {numbers.inside(second.label)}."
 
 
 def _listing(data: SweepData, first: Metric | None, second: Metric | None, shown: list[Point]) -> Table | None:
@@ -152,9 +152,7 @@ def _listing_finding(best: list[Point]) -> str:
     if not best:
         return "No point to list."
     return (
-        f"The best {LISTED} of {len(best):,} points."
-        if len(best) > LISTED
-        else f"All {len(best):,} points that can be."
+        f"The best {LISTED} of {len(best):,} points." if len(best) > LISTED else f"All {len(best):,} feasible points."
     )
 
 
@@ -170,7 +168,9 @@ def _settings_table(data: SweepData, metric: Metric | None) -> Table | None:
             shown = [b.figures[metric.key].value for b in best[:1]]
             text = metric.scale(shown).text(shown[0]) if shown else numbers.DASH
             rows.append([Cell(path, code=True), Cell(value, code=True), f"{len(here):,}", text])
-    return table("best by setting", f"Axis | Value | >Points | >Best {metric.label.lower()}", rows, min_width=420)
+    return table(
+        "best by setting", f"Axis | Value | >Points | >Best {numbers.inside(metric.label)}", rows, min_width=420
+    )
 
 
 def _settings_finding(data: SweepData, metric: Metric | None) -> str:
@@ -187,25 +187,28 @@ def _settings_finding(data: SweepData, metric: Metric | None) -> str:
         return "No setting makes a difference that can be seen here."
     most = max(spreads, key=lambda path: spreads[path])
     if spreads[most] < 1.005:
-        return f"No setting changes the best {metric.label.lower()} by 1{numbers.NBSP}%."
+        return f"No setting changes the best {numbers.inside(metric.label)} by 1{numbers.NBSP}%."
     times = numbers.significant(spreads[most])
-    return f"{most} matters most: its worst value gives {times} times the {metric.label.lower()} of its best."
+    one, other = ("best", "worst") if metric.better == "high" else ("worst", "best")
+    return (
+        f"{most} matters most: its {one} value gives {times} times the {numbers.inside(metric.label)} of its {other}."
+    )
 
 
 def _refusals_table(data: SweepData) -> Table:
     rows: list[list[str | Cell]] = [
         [f"{group.count:,}", group.reason, Cell(group.shared or "all values", code=True)] for group in data.refusals
     ]
-    return table("points that can't be", ">Points | Reason, of the first of them | Only where", rows, min_width=520)
+    return table("infeasible points", ">Points | Reason, of the first of them | Only where", rows, min_width=520)
 
 
 def _refusals_finding(data: SweepData) -> str:
     bad = sum(group.count for group in data.refusals)
     if not bad:
-        return f"All {data.total:,} points can be."
+        return f"All {data.total:,} points are feasible."
     if len(data.refusals) == 1:
-        return f"{bad:,} of {data.total:,} points can't be, all for one reason."
-    return f"{bad:,} of {data.total:,} points can't be, for {len(data.refusals)} reasons."
+        return f"{bad:,} of {data.total:,} points are infeasible, all for one reason."
+    return f"{bad:,} of {data.total:,} points are infeasible, for {len(data.refusals)} reasons."
 
 
 def _payload(data: SweepData, first: Metric | None, second: Metric | None) -> dict[str, Any]:

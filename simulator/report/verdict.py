@@ -72,7 +72,7 @@ def refusal(result: Result, problem: Infeasible) -> str:
         needed, available = numbers.significant(problem.needed_gib), numbers.brief(problem.available_gib)
         text = f"It doesn't fit: the fullest GPU needs {needed} of {available}{NBSP}GiB."
     else:
-        text = f"This run can't be: {problem.reason.rstrip('.')}."
+        text = f"This run is infeasible: {problem.reason.rstrip('.')}."
     if problem.suggestion:
         text += f" Nearest change that fits: {problem.suggestion}."
     return text

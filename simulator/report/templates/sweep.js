@@ -25,6 +25,8 @@
   function settings(i) {
     return data.axes.map(function (path, k) { return [path, data.values[k][data.points[i][k]]]; });
   }
+  /* As a shell takes it. */
+  function quoted(word) { return /^[\w.,:=\/+-]+$/.test(word) ? word : "'" + word.replace(/'/g, "'\\''") + "'"; }
   function name(i) {
     return settings(i).map(function (s) { return s[0].split('.').pop() + ' ' + s[1]; }).join(', ');
   }
@@ -57,9 +59,14 @@
   function axis(m, values) {
     var low = Math.min.apply(null, values) / m.divisor, high = Math.max.apply(null, values) / m.divisor, ticks = [];
     if (low > 0 && high / low > 20) {
-      var from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high));
-      for (var p = from; p <= to; p += Math.ceil((to - from) / 5)) ticks.push(Math.pow(10, p));
-      return { log: true, ticks: ticks, at: function (v) { return (Math.log10(v / m.divisor) - from) / (to - from || 1); } };
+      var from = Math.log10(low), to = Math.log10(high), room = (to - from) * 0.04, steps = to - from > 2.5 ? [1] : [1, 2, 5];
+      from -= room;
+      to += room;
+      for (var p = Math.floor(from); p <= to; p++) steps.forEach(function (s) {
+        var t = Number((s * Math.pow(10, p)).toPrecision(3));
+        if (Math.log10(t) >= from && Math.log10(t) <= to) ticks.push(t);
+      });
+      return { log: true, ticks: ticks, at: function (v) { return (Math.log10(v / m.divisor) - from) / (to - from); } };
     }
     var step = (high - low || Math.abs(high) || 1) / 4, power = Math.pow(10, Math.floor(Math.log10(step)));
     step = [1, 2, 2.5, 5, 10].find(function (s) { return s * power >= step * 0.999; }) * power;
@@ -163,7 +170,7 @@
       var spread = range(m, i);
       return m.label + ' ' + write(m, m.value[i]) + (spread ? ' (' + spread + ')' : '');
     }).join('; ') + '.';
-    document.getElementById('chosen-settings').textContent = settings(i).map(function (s) { return '--set ' + s[0] + '=' + s[1]; }).join(' ');
+    document.getElementById('chosen-settings').textContent = settings(i).map(function (s) { return '--set ' + quoted(s[0] + '=' + s[1]); }).join(' ');
   }
 
   function pick(event) {
