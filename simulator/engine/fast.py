@@ -7,12 +7,14 @@ differ; `certificate` says whether the first can have happened.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 
 from simulator.cost.annotation import CostedGraph
+from simulator.engine.pipeline import Placed, Times, place, stage_ends
 from simulator.engine.program import Spent, spend
-from simulator.engine.schedule import Placed, Times, place, stage_ends
 from simulator.graph.graph import Chunk
 from simulator.spec.constants import Constants, read_constants
 from simulator.units import US
@@ -47,32 +49,25 @@ class StepTimeline:
 
 def execute(costed: CostedGraph, ranks: int) -> StepTimeline:
     """The step of a costed graph on `ranks` GPUs. Raises DeadlockError for a schedule that can't run."""
-    graph, constants = costed.graph, read_constants()
-    pipeline = graph.pipeline
-    memo: dict[int, Spent] = {}
-    launch = constants.host_micro_batch_us * US / (2 * pipeline.chunks)
-    forward = [[_chunk(costed, c, memo, constants, launch) for c in stage] for stage in graph.forward]
-    backward = [[_chunk(costed, c, memo, constants, launch) for c in stage] for stage in graph.backward]
-    lag = costed.send
-    if costed.send and not pipeline.overlap_send:
-        _occupy(forward, backward, costed.send)
-        lag = 0.0
-    times = Times(
-        [[spent.duration for spent in stage] for stage in forward],
-        [[spent.duration for spent in stage] for stage in backward],
-        lag,
-    )
-    ends = stage_ends(times, pipeline.micro_batches, pipeline.schedule)
-    stages: list[StageTime] = []
-    for s in range(pipeline.stages):
-        busy = Spent()
-        for spent in (*forward[s], *backward[s]):
-            busy.add(spent, pipeline.micro_batches)
-        tail = _tail(costed, s, forward[s], backward[s], constants)
-        stages.append(StageTime(tuple(forward[s]), tuple(backward[s]), busy, tail, ends[s]))
-    clean = max(stage.end + stage.tail.duration for stage in stages)
-    noise = clean * constants.jitter_per_doubling * _doublings(ranks, constants)
-    return StepTimeline(clean + noise, tuple(stages), times, noise, _certificate(costed))
+    return execute_many([(costed, ranks)])[0]
+
+
+def execute_many(points: Sequence[tuple[CostedGraph, int]]) -> list[StepTimeline]:
+    """The steps of many costed graphs, each with its number of GPUs; pipelines of one shape are evaluated together."""
+    constants = read_constants()
+    spent = [_spent_by_chunks(costed, constants) for costed, _ in points]
+    times = [_times(costed, chunks) for (costed, _), chunks in zip(points, spent, strict=True)]
+    shapes: dict[tuple[str, int, int, int], dict[Times, list[float]]] = {}
+    for (costed, _), point in zip(points, times, strict=True):
+        shapes.setdefault(_shape(costed), {})[point] = []
+    for shape, ends in shapes.items():
+        *_, micro_batches = shape
+        for point, row in zip(ends, stage_ends(list(ends), micro_batches, shape[0]).tolist(), strict=True):
+            ends[point] = row
+    return [
+        _timeline(costed, ranks, chunks, point, shapes[_shape(costed)][point], constants)
+        for (costed, ranks), chunks, point in zip(points, spent, times, strict=True)
+    ]
 
 
 def task_times(timeline: StepTimeline, micro_batches: int, schedule: str) -> list[Placed]:
@@ -80,33 +75,81 @@ def task_times(timeline: StepTimeline, micro_batches: int, schedule: str) -> lis
     return place(timeline.times, micro_batches, schedule)
 
 
-def _chunk(
-    costed: CostedGraph, chunk: Chunk, memo: dict[int, Spent], constants: Constants, launch: float
-) -> Spent:
-    total = Spent()
-    for program, count in chunk.programs:
-        key = id(program)
-        if key not in memo:
-            memo[key] = spend(costed.of(program), constants)
-        total.add(memo[key], count)
-    total.exposed["host"] = total.exposed.get("host", 0.0) + launch
-    return total
+@dataclass(frozen=True, slots=True)
+class _ByChunk:
+    """Seconds of every stage's chunks; chunks that do the same share one record."""
+
+    forward: list[tuple[Spent, ...]]
+    backward: list[tuple[Spent, ...]]
 
 
-def _occupy(forward: list[list[Spent]], backward: list[list[Spent]], send: float) -> None:
-    """A blocking send keeps its stage busy: forward from all but the last chunk, backward from all but the first."""
-    stages, chunks = len(forward), len(forward[0])
-    for s in range(stages):
-        for c in range(chunks):
-            if (s, c) != (stages - 1, chunks - 1):
-                forward[s][c].add(Spent({"send_recv": send}))
-            if (s, c) != (0, 0):
-                backward[s][c].add(Spent({"send_recv": send}))
+def _shape(costed: CostedGraph) -> tuple[str, int, int, int]:
+    pipeline = costed.graph.pipeline
+    return pipeline.schedule, pipeline.stages, pipeline.chunks, pipeline.micro_batches
 
 
-def _tail(
-    costed: CostedGraph, stage: int, forward: list[Spent], backward: list[Spent], constants: Constants
-) -> Spent:
+def _spent_by_chunks(costed: CostedGraph, constants: Constants) -> _ByChunk:
+    """What each chunk's time goes to.
+
+    A blocking send keeps its stage busy: after every forward pass but that of the last chunk, after every backward pass
+    but that of the first.
+    """
+    graph = costed.graph
+    pipeline = graph.pipeline
+    launch = constants.host_micro_batch_us * US / (2 * pipeline.chunks)
+    blocking = 0.0 if pipeline.overlap_send else costed.send
+    programs = {id(program): spend(costed.of(program), constants) for program in graph.programs}
+    known: dict[tuple[object, ...], Spent] = {}
+
+    def spent(chunk: Chunk, edge: tuple[int, int]) -> Spent:
+        send = blocking if (chunk.stage, chunk.index) != edge else 0.0
+        key = (*[(id(program), count) for program, count in chunk.programs], send)
+        if key not in known:
+            total = known[key] = Spent()
+            for program, count in chunk.programs:
+                total.add(programs[id(program)], count)
+            total.add(Spent({"host": launch, "send_recv": send} if send else {"host": launch}))
+        return known[key]
+
+    last, first = (pipeline.stages - 1, pipeline.chunks - 1), (0, 0)
+    return _ByChunk(
+        [tuple([spent(chunk, last) for chunk in stage]) for stage in graph.forward],
+        [tuple([spent(chunk, first) for chunk in stage]) for stage in graph.backward],
+    )
+
+
+def _times(costed: CostedGraph, chunks: _ByChunk) -> Times:
+    durations = {id(spent): spent.duration for stage in (*chunks.forward, *chunks.backward) for spent in stage}
+    return Times(
+        tuple([tuple([durations[id(spent)] for spent in stage]) for stage in chunks.forward]),
+        tuple([tuple([durations[id(spent)] for spent in stage]) for stage in chunks.backward]),
+        costed.send if costed.graph.pipeline.overlap_send else 0.0,
+    )
+
+
+def _timeline(
+    costed: CostedGraph, ranks: int, chunks: _ByChunk, times: Times, ends: list[float], constants: Constants
+) -> StepTimeline:
+    stages = []
+    for s, end in enumerate(ends):
+        forward, backward = chunks.forward[s], chunks.backward[s]
+        busy = Spent()
+        for spent, count in _counted((*forward, *backward)):
+            busy.add(spent, count * costed.graph.pipeline.micro_batches)
+        tail = _tail(costed, s, times, constants)
+        stages.append(StageTime(forward, backward, busy, tail, end))
+    clean = max(stage.end + stage.tail.duration for stage in stages)
+    noise = clean * constants.jitter_per_doubling * _doublings(ranks, constants)
+    return StepTimeline(clean + noise, tuple(stages), times, noise, _certificate(costed))
+
+
+def _counted(spent: tuple[Spent, ...]) -> list[tuple[Spent, int]]:
+    """Each record once with how often it occurs."""
+    counts = Counter(map(id, spent))
+    return [(one, counts[key]) for key, one in {id(one): one for one in spent}.items()]
+
+
+def _tail(costed: CostedGraph, stage: int, times: Times, constants: Constants) -> Spent:
     """Gradient synchronisation, update and parameter gather after a stage's last task.
 
     Where overlapped, the reduction hides under the backward passes of the last micro-batches and the gather under the
@@ -114,18 +157,18 @@ def _tail(
     """
     costs, overlap = costed.ends[stage], costed.graph.overlap_gradients
     tail = Spent()
-    for item, passes in (("gradient_sync", backward), ("parameter_gather", forward)):
+    for item, passes in (("gradient_sync", times.backward[stage]), ("parameter_gather", times.forward[stage])):
         seconds = costs[item]
         if not seconds:
             continue
-        window = constants.overlap_rate * _last_pass(costed, [spent.duration for spent in passes]) if overlap else 0.0
+        window = constants.overlap_rate * _last_pass(costed, passes) if overlap else 0.0
         hidden = min(seconds, window)
         tail.add(Spent({item: seconds - hidden}, {item: hidden}))
     tail.add(Spent({"optimizer": costs["update"], "host": constants.host_step_us * US}))
     return tail
 
 
-def _last_pass(costed: CostedGraph, chunks: list[float]) -> float:
+def _last_pass(costed: CostedGraph, chunks: Sequence[float]) -> float:
     """Seconds between a stage's first complete chunk of gradients and its last.
 
     One micro-batch's pass without interleaving. With v chunks the last micro-batches go through them one after the other,

@@ -1,0 +1,117 @@
+"""When the tasks of a pipeline start and end: a longest path (max-plus) through its schedule.
+
+A stage's order after its warm-up repeats every `stages` micro-batches and so does the critical path, so long schedules are
+folded: evaluated for a few rounds and extended by the period of the last, which a test holds to the unfolded result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.engine.schedule import Schedule, schedule_of
+
+Seconds = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of each stage's chunk tasks, and of the transfer to the next stage."""
+
+    forward: tuple[tuple[float, ...], ...]
+    backward: tuple[tuple[float, ...], ...]
+    send: float
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A task with its place in time."""
+
+    stage: int
+    forward: bool
+    chunk: int
+    micro_batch: int
+    start: float
+    end: float
+
+
+def place(times: Times, micro_batches: int, kind: str) -> list[Placed]:
+    """Every task with start and end. Raises DeadlockError where the order can't be run."""
+    schedule = schedule_of(kind, len(times.forward), len(times.forward[0]), micro_batches)
+    ends = _ends(schedule, [times])[:, 0].tolist()
+    columns = (schedule.stage, schedule.forward, schedule.chunk, schedule.micro_batch)
+    tasks = zip(*(column.tolist() for column in columns), ends, strict=True)
+    return [
+        Placed(s, forward, c, i, end - (times.forward if forward else times.backward)[s][c], end)
+        for s, forward, c, i, end in tasks
+    ]
+
+
+FOLD_ROUNDS = 3
+"""Rounds of `stages` micro-batches after which the schedule is periodic."""
+
+
+def stage_ends(points: Sequence[Times], micro_batches: int, kind: str) -> Seconds:
+    """Seconds at which each stage has run its last task, long schedules folded: an array (points, stages).
+
+    All points have as many stages and chunks as the first.
+    """
+    stages, chunks = len(points[0].forward), len(points[0].forward[0])
+    if stages == 1:
+        return np.array([[micro_batches * (sum(t.forward[0]) + sum(t.backward[0]))] for t in points])
+
+    def unfolded(count: int) -> Seconds:
+        schedule = schedule_of(kind, stages, chunks, count)
+        return _ends(schedule, points)[schedule.last].T
+
+    rounds = FOLD_ROUNDS + 1
+    if micro_batches <= (rounds + 1) * stages:
+        return unfolded(micro_batches)
+    rest = micro_batches % stages
+    short, long = FOLD_ROUNDS * stages + rest, rounds * stages + rest
+    near, far = unfolded(short), unfolded(long)
+    return far + (far - near) * ((micro_batches - long) / stages)
+
+
+WIDE = 40
+"""Tasks that must be evaluated at once for numpy to be faster than a loop."""
+
+
+def _ends(schedule: Schedule, points: Sequence[Times]) -> Seconds:
+    """Ends of all tasks: an array (tasks, points)."""
+    if len(points) * schedule.last.size < WIDE:
+        return np.array([_ends_of_one(schedule, times) for times in points]).T
+    rows = np.array([list(chain(*times.forward, *times.backward)) for times in points]).T
+    durations = rows[_durations(schedule, points[0])]
+    lags = np.multiply.outer(schedule.sent, np.array([times.send for times in points]))
+    ends = np.zeros((len(durations) + 1, len(points)))  # the last row is the start of time, at index -1
+    for begin, end in schedule.waves:
+        ready = ends.take(schedule.awaited[begin:end], axis=0)
+        ready += lags[begin:end]
+        now = ends[begin:end]
+        np.maximum(ready, ends.take(schedule.before[begin:end], axis=0), out=now)
+        now += durations[begin:end]
+    return ends[:-1]
+
+
+def _ends_of_one(schedule: Schedule, times: Times) -> list[float]:
+    """The same of one point."""
+    rows = list(chain(*times.forward, *times.backward))
+    lags = (0.0, times.send)
+    ends = [0.0] * (schedule.stage.size + 1)
+    columns = (schedule.before, schedule.awaited, schedule.sent, _durations(schedule, times))
+    for task, (before, awaited, sent, row) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        ready, now = ends[awaited] + lags[sent], ends[before]
+        ends[task] = (ready if ready > now else now) + rows[row]
+    return ends[:-1]
+
+
+def _durations(schedule: Schedule, times: Times) -> NDArray[np.int64]:
+    """Which entry of all forward, then all backward durations each task takes."""
+    chunks = len(times.forward[0])
+    row = schedule.stage * chunks + schedule.chunk
+    return np.where(schedule.forward, row, row + len(times.forward) * chunks)
