@@ -12,7 +12,7 @@ from simulator.result import Communication, Link, Matrix, Result, Traffic
 
 MOST_ROWS = 16
 # Strongest fill of a cell, percent of the colour, that text in --ink still stands out from.
-_STRONGEST = 55
+_STRONGEST = 50
 
 _COLLECTIVES = {
     "all_to_all": "All-to-all",
