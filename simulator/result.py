@@ -5,6 +5,7 @@ One JSON document, versioned and reloadable. Keys carry the unit. Nothing here c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,8 +112,14 @@ class OperatorRow(Record):
     source: str
 
 
-class Chunk(Record):
-    """What one pipeline stage does from `start_s` to `end_s`: a chunk of layers, for one micro-batch."""
+@dataclass(slots=True)
+class Chunk:
+    """What one pipeline stage does from `start_s` to `end_s`: a chunk of layers, for one micro-batch.
+
+    A plain record: a timeline has thousands of them, and a checked one takes four times as long to make.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     stage: int
     start_s: float
@@ -133,7 +140,10 @@ class Span(Record):
 
 
 class Timeline(Record):
-    """When each stage computes. `blocks` holds the operators of one chunk of each (stage, phase), by 'stage/phase/chunk'."""
+    """When each stage computes. `blocks` holds the operators of one chunk of each (stage, phase), by 'stage/phase/chunk'.
+
+    Of a deep pipeline the chunks and blocks of some stages are kept: the first, the last and evenly spaced ones between.
+    """
 
     stages: int
     duration_s: float

@@ -103,7 +103,9 @@ def training_metrics(step: Step, figures: StepFigures) -> dict[str, Number | Non
         "mfu": timed(figures.model_flops / (seconds * peak)),
         "peak_memory_gib": peak_memory(step.memory),
         "energy_total_j": timed(joules, u.POWER_ERROR, "datasheet"),
-        "average_power_w_per_gpu": u.limited(figures.joules.device / seconds / gpus, u.POWER_ERROR, run.hardware.device.tdp),
+        "average_power_w_per_gpu": u.limited(
+            figures.joules.device / seconds / gpus, u.POWER_ERROR, run.hardware.device.tdp
+        ),
         "cost_usd": timed(figures.rent) if figures.rent is not None else None,
         "carbon_kg": timed(joules * grams / 1e3, u.POWER_ERROR + u.CARBON_ERROR, "datasheet"),
         "days": timed(seconds * steps / DAY) if steps else None,
@@ -167,7 +169,9 @@ def inference_metrics(batch: Batch, figures: BatchFigures) -> dict[str, Number |
         "max_concurrency": Number.exact(batch.max_concurrency),
         "peak_memory_gib": peak_memory(batch.memory),
         "energy_total_j": timed(joules.total, u.POWER_ERROR, "datasheet"),
-        "average_power_w_per_gpu": u.limited(joules.device / figures.seconds / gpus, u.POWER_ERROR, run.hardware.device.tdp),
+        "average_power_w_per_gpu": u.limited(
+            joules.device / figures.seconds / gpus, u.POWER_ERROR, run.hardware.device.tdp
+        ),
         "joules_per_output_token": timed(joules.device / tokens, u.POWER_ERROR, "datasheet"),
         "usd_per_million_output_tokens": timed(rent / tokens * 1e6) if rent is not None else None,
         "cost_usd": timed(rent) if rent is not None else None,

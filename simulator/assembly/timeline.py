@@ -11,6 +11,8 @@ from simulator.result import Chunk, Color, Span, Timeline
 
 MAX_DRAWN_TASKS = 8192
 """Tasks drawn; a longer schedule is drawn for as many micro-batches as fit, since it repeats."""
+MAX_DRAWN_STAGES = 16
+"""Rows a reader can follow; of a deeper pipeline the others look like their neighbours."""
 MAX_SPANS = 240
 """Operators drawn inside one chunk: enough for several layers, which look alike."""
 
@@ -26,46 +28,51 @@ _STREAMS = {
 
 
 def training_timeline(costed: CostedGraph, timeline: StepTimeline) -> Timeline:
-    """Tasks of all stages and blocks of operators; the tail of gradients and optimizer comes after each stage's last task."""
+    """Tasks of the drawn stages and blocks of operators.
+
+    The tail of gradients and optimizer comes after each stage's last task.
+    """
     pipeline = costed.graph.pipeline
-    per_micro_batch = 2 * pipeline.stages * pipeline.chunks
-    rounds = max(1, MAX_DRAWN_TASKS // per_micro_batch // pipeline.stages)
-    drawn = min(pipeline.micro_batches, rounds * pipeline.stages)
-    chunks = [
-        Chunk(
-            stage=task.stage,
-            start_s=task.start,
-            end_s=task.end,
-            phase="forward" if task.forward else "backward",
-            micro_batch=task.micro_batch,
-            chunk=task.chunk,
-        )
-        for task in task_times(timeline, drawn, pipeline.schedule)
-    ]
-    ends = [max((c.end_s for c in chunks if c.stage == s), default=0.0) for s in range(pipeline.stages)]
-    for index, stage in enumerate(timeline.stages):
-        sync = sum(stage.tail.exposed.get(item, 0.0) for item in ("gradient_sync", "parameter_gather"))
-        update = stage.tail.duration - sync
-        at = ends[index]
-        for phase, seconds in (("gradients", sync), ("optimizer", update)):
-            if seconds > 0:
-                chunks.append(
-                    Chunk(stage=index, start_s=at, end_s=at + seconds, phase=phase, micro_batch=-1, chunk=-1)  # type: ignore[arg-type]
-                )
-                at += seconds
+    stages = drawn_stages(pipeline.stages)
+    per_round = 2 * pipeline.stages * pipeline.chunks * len(stages)
+    drawn = min(pipeline.micro_batches, max(1, MAX_DRAWN_TASKS // per_round) * pipeline.stages)
+    chosen, chunks = set(stages), []
+    ends = [0.0] * pipeline.stages
+    for stage, forward, chunk, micro_batch, start, end in task_times(timeline, drawn, pipeline.schedule):
+        if stage in chosen:
+            chunks.append(Chunk(stage, start, end, "forward" if forward else "backward", micro_batch, chunk))
+            ends[stage] = max(ends[stage], end)
+    for stage in stages:
+        tail = timeline.stages[stage].tail
+        sync = sum(tail.exposed.get(item, 0.0) for item in ("gradient_sync", "parameter_gather"))
+        update, synced = tail.duration - sync, ends[stage] + sync
+        if sync > 0:
+            chunks.append(Chunk(stage, ends[stage], synced, "gradients", -1, -1))
+        if update > 0:
+            chunks.append(Chunk(stage, synced, synced + update, "optimizer", -1, -1))
     blocks: dict[str, list[Span]] = {}
     shares: dict[str, dict[str, float]] = {}
-    for stages, phase, spents in (
-        (costed.graph.forward, "forward", [s.forward for s in timeline.stages]),
-        (costed.graph.backward, "backward", [s.backward for s in timeline.stages]),
-    ):
-        for s, row in enumerate(stages):
-            for c, chunk in enumerate(row):
-                key = f"{s}/{phase}/{c}"
-                blocks[key] = block_spans(costed, chunk)
-                shares[key] = color_shares(spents[s][c])
+    known: dict[tuple[tuple[int, int], ...], list[Span]] = {}
+    for stage in stages:
+        for phase, row, spents in (
+            ("forward", costed.graph.forward[stage], timeline.stages[stage].forward),
+            ("backward", costed.graph.backward[stage], timeline.stages[stage].backward),
+        ):
+            for part, spent in zip(row, spents, strict=True):
+                key, programs = f"{stage}/{phase}/{part.index}", tuple([(id(p), count) for p, count in part.programs])
+                if programs not in known:
+                    known[programs] = block_spans(costed, part)
+                blocks[key] = known[programs]
+                shares[key] = color_shares(spent)
     duration = max(c.end_s for c in chunks)
     return Timeline(stages=pipeline.stages, duration_s=duration, chunks=chunks, blocks=blocks, shares=shares)
+
+
+def drawn_stages(stages: int) -> tuple[int, ...]:
+    """All stages, or the first, the last and evenly spaced ones between."""
+    if stages <= MAX_DRAWN_STAGES:
+        return tuple(range(stages))
+    return tuple(round(i * (stages - 1) / (MAX_DRAWN_STAGES - 1)) for i in range(MAX_DRAWN_STAGES))
 
 
 def color_shares(spent: Spent) -> dict[str, float]:
@@ -79,7 +86,7 @@ def color_shares(spent: Spent) -> dict[str, float]:
 
 
 def block_spans(costed: CostedGraph, chunk: GraphChunk) -> list[Span]:
-    """Operators of a chunk, layer after layer: serial ones in a row, background ones beside them from the layer's start."""
+    """Operators of a chunk, layer after layer: serial ones in a row, background ones beside them from its start."""
     spans: list[Span] = []
     at = 0.0
     for program, count in chunk.programs:

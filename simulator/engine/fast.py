@@ -1,8 +1,8 @@
 """The fast engine: longest paths over folded ranks, for one run or one after another in a sweep.
 
-Symmetric ranks are one stage here; their links carry the sum of their traffic by construction of the costs (a rank's fair
-share of each link). Two things it can't see are transfers of different kinds on one link at the same time, and ranks that
-differ; `certificate` says whether the first can have happened.
+Symmetric ranks are one stage here; their links carry the sum of their traffic by construction of the costs (a rank's
+fair share of each link). Two things it can't see are transfers of different kinds on one link at the same time, and ranks
+that differ; `certificate` says whether the first can have happened.
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ def _tail(costed: CostedGraph, stage: int, times: Times, constants: Constants) -
 def _last_pass(costed: CostedGraph, chunks: Sequence[float]) -> float:
     """Seconds between a stage's first complete chunk of gradients and its last.
 
-    One micro-batch's pass without interleaving. With v chunks the last micro-batches go through them one after the other,
-    `stages` at a time, so all but one chunk's gradients are complete that much earlier.
+    One micro-batch's pass without interleaving. With v chunks the last micro-batches go through them one after the
+    other, `stages` at a time, so all but one chunk's gradients are complete that much earlier.
     """
     pipeline = costed.graph.pipeline
     together = min(pipeline.stages, pipeline.micro_batches)

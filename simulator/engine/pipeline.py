@@ -1,7 +1,7 @@
 """When the tasks of a pipeline start and end: a longest path (max-plus) through its schedule.
 
-A stage's order after its warm-up repeats every `stages` micro-batches and so does the critical path, so long schedules are
-folded: evaluated for a few rounds and extended by the period of the last, which a test holds to the unfolded result.
+A stage's order after its warm-up repeats every `stages` micro-batches and so does the critical path, so long schedules
+are folded: evaluated for a few rounds and extended by the period of the last. A test holds that to the unfolded result.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,7 @@ class Times:
     send: float
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A task with its place in time."""
 
     stage: int

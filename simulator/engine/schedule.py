@@ -1,7 +1,7 @@
 """Pipeline schedules: the order in which a stage runs its forward and backward chunks, and what each of them waits for.
 
 Tasks of a stage run in that order; a forward task waits for the activation of the previous chunk, a backward task for
-the gradient of the next. Who waits for whom does not depend on how long anything takes, so a schedule is worked out once.
+the gradient of the next. Who waits for whom does not depend on how long anything takes: a schedule is worked out once.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _interleave(stages: int, chunks: int, micro_batches: int, *, reverse: bool) 
 def _awaited(
     forward: NDArray[np.bool_], chunk: Indices, micro_batch: Indices, chunks: int
 ) -> tuple[Indices, NDArray[np.bool_]]:
-    """(number of the task that each one waits for or -1, whether its result travels); tasks are numbered stage by stage.
+    """(number of the task that each one waits for or -1, whether its result travels). Tasks count stage by stage.
 
     Chunk c of stage s is the (c stages + s)-th of the model.
     """
