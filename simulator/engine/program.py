@@ -2,7 +2,8 @@
 
 The serial operators run one after the other. Background communication runs beside the compute among them, at `overlap_rate`
 of its speed, since both want memory bandwidth and SMs; what is left when compute ends stays exposed. The host launches
-in parallel with the GPU and the slower of the two sets the pace.
+in parallel with the GPU and the slower of the two sets the pace; where it must wait for the GPU (dropless routing without
+device-side grouping reads the token counts back), they work less in parallel.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def spend(costed: CostedProgram, constants: Constants) -> Spent:
             exposed[item] = exposed.get(item, 0.0) + left * seconds / total
     gpu = sum(exposed.values())
     if costed.host > 0.0:
-        n = constants.host_overlap_exponent
+        synchronous = costed.program.host_synchronous
+        n = constants.host_synchronous_exponent if synchronous else constants.host_overlap_exponent
         exposed["host"] = (gpu**n + costed.host**n) ** (1 / n) - gpu
     return Spent(exposed, hidden)

@@ -28,6 +28,8 @@ class Program:
     """Module calls the host makes for it; 0 under a full CUDA graph."""
     host_launches: float = 0.0
     """Kernel launches beyond them (one and more per local expert)."""
+    host_synchronous: bool = False
+    """The host waits for the GPU inside the program."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ def hide(
         match operator.item:
             case "tensor_parallel" if settings.tp_overlap:
                 hidden = b.run.defaults.tp_overlap_hidden
+            case "tensor_parallel" if b.run.defaults.async_tensor_gradients and _reduces_input_gradient(operator):
+                hidden = 1.0
             case "all_to_all":
                 hidden = c.a2a_hidden_batched if settings.a2a_overlap else c.a2a_hidden
             case "context_parallel":
@@ -40,7 +42,9 @@ def hide(
             serial.append(operator._replace(calls=operator.calls * (1 - hidden)) if hidden else operator)
         if hidden:
             background.append(operator._replace(calls=operator.calls * hidden))
-        if phase == "backward" and settings.sequence_parallel and _gathers_gradient(operator):
+        if settings.sequence_parallel and _reduces_input_gradient(operator):
+            # Only a shard of the GEMM's input was kept: the backward pass gathers it again beside the input gradient's
+            # GEMM (arXiv 2205.05198 section 4.2.2).
             background.append(operator._replace(name=f"{operator.name} input"))
     for operator in prefetch:
         if settings.dp_overlap:
@@ -48,19 +52,17 @@ def hide(
             background.append(operator._replace(calls=1 - c.prefetch_residue))
         else:
             serial.append(operator)
-    return Program(name, phase, tuple(serial), tuple(background), modules, launches)
+    waits = launches > 0 and b.run.routing.dropless is not False and b.run.routing.capacity_factor is None
+    return Program(name, phase, tuple(serial), tuple(background), modules, launches, waits)
 
 
-def _gathers_gradient(operator: Operator) -> bool:
-    """Whether a collective is the adjoint of the gather before a column-parallel GEMM.
-
-    Sequence parallelism keeps only its shard of that GEMM's input, so the backward pass gathers it again beside the
-    input gradient's GEMM (arXiv 2205.05198 section 4.2.2).
-    """
+def _reduces_input_gradient(operator: Operator) -> bool:
+    """Whether a collective sums the input gradient of a column-parallel GEMM: only that GEMM's weight gradient follows,
+    which does not need it."""
     work = operator.work
     return (
-        operator.item == "tensor_parallel"
-        and isinstance(work, Collective)
-        and work.kind == "reduce_scatter"
+        isinstance(work, Collective)
+        and operator.item == "tensor_parallel"
+        and work.kind in ("reduce_scatter", "all_reduce")
         and operator.name.endswith("grad")
     )

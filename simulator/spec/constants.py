@@ -30,6 +30,7 @@ class Constants(Spec):
     host_expert_launches: float
     host_fp8_expert_launches: float
     host_overlap_exponent: float
+    host_synchronous_exponent: float
 
 
 @lru_cache(maxsize=1)

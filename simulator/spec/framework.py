@@ -24,9 +24,13 @@ class Framework(Spec):
     """Attention kernel by device architecture; `default` for the rest."""
     moe_dispatcher: Dispatcher = "alltoall"
     a2a_overlap: bool = False
+    a2a_overlap_graphed: bool = False
+    """Recipes with a full-iteration CUDA graph also overlap the all-to-all of two micro-batches."""
     tp_overlap: bool = False
     tp_overlap_hidden: float = 0.97
     """Share of an overlapped tensor-parallel collective that hides behind its GEMM."""
+    async_tensor_gradients: bool = False
+    """The sum of a column-parallel GEMM's input gradient runs beside its weight gradient (Megatron-LM since 2021)."""
     dp_overlap: bool = True
     p2p_overlap: bool = True
     cuda_graph: CudaGraph = "none"

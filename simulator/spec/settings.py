@@ -54,6 +54,7 @@ def resolve_settings(run: Run) -> Settings:
             fraction = framework.recompute_forward_fraction
     architecture = generation(run.hardware.device.architecture)
     kernel = framework.attention.get(architecture, framework.attention["default"])
+    graphed = stated(execution.cuda_graph, framework.cuda_graph) == "full_iteration"
     sequence_parallel = stated(split.sequence_parallel, framework.sequence_parallel)
     experts_follow = split.ep == 1 or framework.etp_follows_tp
     return Settings(
@@ -64,7 +65,7 @@ def resolve_settings(run: Run) -> Settings:
         sequence_parallel=sequence_parallel and split.tp > 1,
         attention=stated(execution.attention, kernel),
         dispatcher=stated(execution.moe_dispatcher, framework.moe_dispatcher),
-        a2a_overlap=stated(execution.a2a_overlap, framework.a2a_overlap),
+        a2a_overlap=stated(execution.a2a_overlap, framework.a2a_overlap or (graphed and framework.a2a_overlap_graphed)),
         tp_overlap=stated(execution.tp_overlap, stated(execution.async_tp, framework.tp_overlap)),
         dp_overlap=stated(execution.dp_overlap, framework.dp_overlap),
         p2p_overlap=stated(execution.p2p_overlap, framework.p2p_overlap),
