@@ -36,14 +36,14 @@ class Selection:
 
 
 def selection(timeline: Timeline) -> Selection:
-    """All stages, or the first, the last and evenly spaced ones between, within the budget of a page."""
-    by_stage: dict[int, list[Chunk]] = {stage: [] for stage in range(timeline.stages)}
+    """All stages the timeline keeps, or the first, the last and evenly spaced ones between, within a page's budget."""
+    by_stage: dict[int, list[Chunk]] = {stage: [] for stage in sorted({chunk.stage for chunk in timeline.chunks})}
     for chunk in timeline.chunks:
         by_stage[chunk.stage].append(chunk)
-    count = min(timeline.stages, MOST_STAGES)
-    while count > 2 and sum(len(by_stage[s]) for s in _spread(timeline.stages, count)) > MOST_CHUNKS:
+    kept, count = list(by_stage), min(len(by_stage), MOST_STAGES)
+    while count > 2 and sum(len(by_stage[s]) for s in _spread(kept, count)) > MOST_CHUNKS:
         count -= 1
-    stages = _spread(timeline.stages, count)
+    stages = _spread(kept, count)
     room = MOST_CHUNKS // len(stages)
     chunks = {s: sorted(by_stage[s], key=lambda c: (c.start_s, c.end_s)) for s in stages}
     cut = any(len(c) > room for c in chunks.values())
@@ -159,7 +159,7 @@ def _chunks(chunks: list[Chunk], tick: float, index: dict[str, int], names: _Nam
     return rows
 
 
-def _spread(stages: int, count: int) -> tuple[int, ...]:
-    if count >= stages:
-        return tuple(range(stages))
-    return tuple(sorted({round(i * (stages - 1) / (count - 1)) for i in range(count)}))
+def _spread(stages: list[int], count: int) -> tuple[int, ...]:
+    if count >= len(stages):
+        return tuple(stages)
+    return tuple(stages[round(i * (len(stages) - 1) / (count - 1))] for i in range(count))
