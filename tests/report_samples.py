@@ -469,6 +469,13 @@ def one_gpu() -> Result:
     )
 
 
+def bare() -> Result:
+    """Nothing but what a result can't be without."""
+    return Result(
+        name="bare", kind="training", summary=summary(tokens=None), run={}, run_file="", provenance=provenance()
+    )
+
+
 def huge() -> Result:
     """131,072 GPUs in 64 stages."""
     return training(gpus=131_072, stages=64)

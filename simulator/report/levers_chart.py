@@ -40,6 +40,13 @@ def refused(result: Result) -> list[str]:
     return [f"{lever.label}: {lever.reason or 'infeasible'}" for lever in result.levers if not lever.feasible]
 
 
+def lever_name(lever: Lever) -> str:
+    """What a sentence calls a change: a part of the machine with how much better it is made."""
+    if lever.kind == "hardware" and lever.change.startswith(("+", numbers.MINUS, "-")):
+        return f"{lever.label} {lever.change}"
+    return lever.label
+
+
 def tells(lever: Lever) -> bool:
     """Whether the change can be told from none: the interval of the difference leaves out zero."""
     return lever.step_time_s.low > 0 or lever.step_time_s.high < 0
@@ -59,9 +66,8 @@ def levers_finding(result: Result) -> str:
     sentences = []
     part = next((lever for lever in ranked(result, "hardware") if lever.step_time_s.high < 0), None)
     if part is not None:
-        sentences.append(
-            f"{part.label} saves {numbers.short_share(-part.step_time_s.value / base.value)} of the {unit}"
-        )
+        size = numbers.short_share(-part.step_time_s.value / base.value)
+        sentences.append(f"{lever_name(part)} saves {size} of the {unit}")
     change = saving(result)
     if change is not None:
         size = numbers.short_share(-change.step_time_s.value / base.value)

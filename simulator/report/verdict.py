@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from simulator.report import numbers
 from simulator.report.kinds import WEAK, seconds_by_color, total_seconds, work_unit
-from simulator.report.levers_chart import base_time, ranked, saved, saving
+from simulator.report.levers_chart import base_time, lever_name, ranked, saved, saving
 from simulator.report.numbers import NBSP
 from simulator.report.sources_tables import mean_error
 from simulator.result import Basis, Color, Infeasible, Number, Result
@@ -234,5 +234,5 @@ def _best_change(result: Result) -> Fact | None:
     rest = f"Saves about {numbers.listing(saved(best, result) or [share])}."
     part = next((lever for lever in ranked(result, "hardware") if lever.step_time_s.high < 0), None)
     if part is not None:
-        rest += f" {part.label} saves {numbers.short_share(-part.step_time_s.value / base.value)} of the {unit}."
+        rest += f" {lever_name(part)} saves {numbers.short_share(-part.step_time_s.value / base.value)} of the {unit}."
     return Fact(f"Best change to try: {best.label}.", rest)
