@@ -71,8 +71,8 @@ def _stage(b: Build, stage: int, chunks: list[list[Layer]]) -> StageBytes:
     logits = _logits(b) if last else 0.0
     moment = "loss of the first micro-batch" if logits > live else "backward pass of the last layer held"
     buffers = gathered + max(logits, live) + _communication_buffers(b) + WORKSPACE_BYTES
-    if first:
-        buffers += b.shapes.rows * b.run.model.hidden_size * BF16
+    if first and not last:
+        buffers += _vocabulary_gradient(b)
     framework = CONTEXT_BYTES + FRAGMENTATION * (kept + buffers)
     return StageBytes(parameters, gradients, states, kept, buffers, 0.0, framework, moment)
 
@@ -112,7 +112,7 @@ def _states(b: Build, stage: int, layers: list[Layer]) -> tuple[float, float, fl
         gathered = (2 * widest + embedding) * BF16
         # FSDP keeps one fp32 copy that is both master weight and parameter; Adam's moments make 12 of its 16 bytes.
         return split * FP32, split * FP32, states - split * FP32 if states else 0.0, gathered
-    gradients = framework.gradient_bytes * (split if sharding == "zero2" else whole)
+    gradients = framework.gradient_memory_bytes * (split if sharding == "zero2" else whole)
     return BF16 * whole, gradients, states, 0.0
 
 
@@ -122,7 +122,7 @@ def stored_bytes(b: Build, layer: Layer) -> float:
     if settings.recompute == "full":
         return b.shapes.rows * b.run.model.hidden_size * BF16
     kept = live_bytes(b, layer, frozenset(settings.recompute_modules))
-    return kept * (1 - settings.recompute_fraction) if settings.recompute_fraction else kept
+    return kept * b.run.defaults.recompute_kept_fraction if settings.recompute_fraction else kept
 
 
 def live_bytes(b: Build, layer: Layer, dropped: frozenset[str] = frozenset()) -> float:
@@ -186,16 +186,17 @@ def _peer_bytes(b: Build) -> float:
     return s.tokens * (2.0 * b.run.model.hidden_size + 2.0 * peer.num_heads * peer.query_dim + 16.0 * chosen)
 
 
+def _vocabulary_gradient(b: Build) -> float:
+    """The dense bf16 gradient of embedding or head, before it is added to the accumulated one."""
+    return BF16 * b.run.model.vocab_size * b.run.model.hidden_size / b.layout.tp
+
+
 def _logits(b: Build) -> float:
-    model, layout = b.run.model, b.layout
-    tokens = b.shapes.tokens
-    head = BF16 * model.vocab_size * model.hidden_size / layout.tp if layout.settings.sharding == "zero3" else 0.0
-    return tokens * model.vocab_size / layout.tp * b.run.defaults.logits_bytes + head
+    """Logits with what the loss keeps beside them, and the head's fresh gradient."""
+    logits = b.shapes.tokens * b.run.model.vocab_size / b.layout.tp
+    return logits * b.run.defaults.logits_bytes + _vocabulary_gradient(b)
 
 
 def _communication_buffers(b: Build) -> float:
-    """Send and receive buffers of the pipeline and of the all-to-all."""
-    rows = b.shapes.rows * b.run.model.hidden_size * BF16
-    pipeline = 2 * rows if b.layout.pp > 1 else 0.0
-    exchange = 2 * b.load.rows * b.run.model.hidden_size * BF16 if b.load and b.layout.ep > 1 else 0.0
-    return pipeline + exchange
+    """Send and receive buffers of the pipeline."""
+    return 2 * b.shapes.rows * b.run.model.hidden_size * BF16 if b.layout.pp > 1 else 0.0

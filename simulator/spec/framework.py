@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from pydantic import Field
+
 from simulator.spec.base import Spec, read_catalog, validate
 from simulator.spec.workload import AttentionKernel, CudaGraph, Dispatcher, Recompute, Sharding
 
@@ -17,6 +19,8 @@ class Framework(Spec):
     recompute_modules: tuple[str, ...] = ("core_attn",)
     recompute_forward_fraction: float = 0.0
     """Share of a layer's forward that `recompute: selective` repeats beyond `recompute_modules` (per-op policies)."""
+    recompute_kept_fraction: float = 1.0
+    """Share of a layer's activations that such a policy keeps."""
     sharding: Sharding = "none"
     sequence_parallel: bool = False
     """Whether tensor parallelism brings sequence parallelism."""
@@ -38,6 +42,8 @@ class Framework(Spec):
     """Elementwise operators are fused by hand-written or compiled kernels; eager torch moves more bytes."""
     gradient_bytes: int = 4
     """Bytes per element of accumulated gradients."""
+    gradient_memory_bytes: float = Field(default_factory=lambda data: float(data.get("gradient_bytes", 4)))
+    """Bytes per parameter that gradients take: both copies where a bf16 one is added to an fp32 one."""
     optimizer_state_bytes: int = 12
     """Bytes per parameter of optimizer state: fp32 master weight and two moments for Adam."""
     logits_bytes: float = 10.0
