@@ -34,12 +34,13 @@ MAY_IMPORT = {
     "predictions": PROGRAM,
     "levers": PROGRAM | {"predictions"},
     "precedents": PROGRAM | {"validation"},
+    "explanation": PROGRAM | {"levers", "precedents"},
     "sweeps": PROGRAM | {"predictions"},
     "validation": PROGRAM | {"predictions"},
     "calibration": WORDS | {"spec"},
     "report": WORDS,
     "cli": PROGRAM
-    | {"levers", "precedents", "serving", "predictions", "sweeps", "validation", "calibration", "report"},
+    | {"explanation", "levers", "precedents", "serving", "predictions", "sweeps", "validation", "calibration", "report"},
 }
 
 # Third-party packages with a home; elsewhere they may not appear at all.
