@@ -75,9 +75,10 @@ def run(
     from simulator.spec.run import read_run
 
     spec = read_run(shipped(file, "runs"), set_ or ())
+    from simulator.explanation import explain
     from simulator.simulation import simulate
 
-    result = simulate(spec)
+    result = explain(spec, simulate(spec))
     if out is not None:
         from simulator.explanation import explain
 

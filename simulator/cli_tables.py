@@ -13,7 +13,7 @@ from rich.text import Text
 
 from simulator.cli_output import echo, plain
 from simulator.report import numbers
-from simulator.report.metrics import METRICS, label
+from simulator.report.metrics import METRICS, label, time_metric
 from simulator.report.numbers import Scale
 from simulator.result import Number, Result
 
@@ -76,8 +76,21 @@ def print_result(result: Result) -> None:
         f"engine: {result.provenance.engine}; {result.provenance.certificate}",
         *summary.notes,
     ]
-    for line in lines:
+    for line in [*lines, *_advice(result)]:
         echo(line)
+
+
+def _advice(result: Result, *, most: int = 3) -> list[str]:
+    """The changes of the run file that save most time, those that can be."""
+    step = METRICS[time_metric(result)]
+    helpful = [
+        lever for lever in result.levers if lever.kind == "run" and lever.feasible and lever.step_time_s.value < 0
+    ]
+    lines = []
+    for lever in sorted(helpful, key=lambda lever: lever.step_time_s.value)[:most]:
+        saved = numbers.signed(step.scale([lever.step_time_s.value]), lever.step_time_s.value)
+        lines.append(f"  --set {lever.path}={lever.change}: {step.label.lower()} {saved}")
+    return ["Would help:", *lines] if lines else []
 
 
 def print_comparison(results: Sequence[Result]) -> None:

@@ -35,17 +35,28 @@ MAY_IMPORT = {
     "levers": PROGRAM | {"predictions"},
     "precedents": PROGRAM | {"validation"},
     "explanation": PROGRAM | {"levers", "precedents"},
+    "explanation": PROGRAM | {"levers", "precedents"},
     "sweeps": PROGRAM | {"predictions"},
     "validation": PROGRAM | {"predictions"},
     "calibration": WORDS | {"spec"},
     "report": WORDS,
     "cli": PROGRAM
-    | {"explanation", "levers", "precedents", "serving", "predictions", "sweeps", "validation", "calibration", "report"},
+    | {
+        "explanation",
+        "levers",
+        "precedents",
+        "serving",
+        "predictions",
+        "sweeps",
+        "validation",
+        "calibration",
+        "report",
+    },
 }
 
 # Third-party packages with a home; elsewhere they may not appear at all.
 HOMES = {
-    "torch": ("calibration/kernels", "calibration/collectives", "calibration/power"),
+    "torch": ("calibration/kernels", "calibration/torch", "calibration/collectives", "calibration/power"),
     "pynvml": ("calibration/kernels", "calibration/collectives", "calibration/power"),
     "simpy": ("engine/contention", "serving"),
     "dask": ("sweeps",),

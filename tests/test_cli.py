@@ -71,6 +71,17 @@ def test_set_changes_the_run(moesim: Moesim) -> None:
     assert (changed["name"], changed["summary"]["gpus"]) == ("twice", 128)
 
 
+def test_what_would_help_can_be_typed_and_helps(moesim: Moesim) -> None:
+    def seconds(*options: str) -> float:
+        return float(json.loads(done(moesim("run", RUN, "--json", *options)))["step_time_s"]["value"])
+
+    advice = [line.strip() for line in done(moesim("run", RUN)).split("Would help:")[1].splitlines() if line]
+    assert 1 <= len(advice) <= 3
+    for line in advice:
+        assert "step time \u2212" in line
+        assert seconds(*line.split(": ")[0].split(" ")) < seconds()
+
+
 def test_compare_puts_results_side_by_side(moesim: Moesim, tmp_path: Path) -> None:
     done(moesim("run", RUN, "--out", "one", "--set", "name=one"))
     done(moesim("run", RUN, "--out", "two", "--set", "name=two", "--set", "hardware.device=h200-sxm"))
