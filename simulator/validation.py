@@ -21,7 +21,6 @@ from simulator.spec.run import Run, run_from_mapping, set_path
 
 BLOCKS = ("model", "hardware", "parallelism", "training", "inference", "routing", "execution", "economics")
 PLAIN = ("name", "kind", "framework")
-MFU_PEAK = "published MFU is over the dense bf16 peak"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +230,7 @@ def compare(run: Run, row: Mapping[str, str]) -> dict[str, Comparison]:
 
 
 def _derive_step_time(run: Run, measured: dict[str, float]) -> None:
-    """Step time from what is published in its place: tokens/s, model FLOP/s, or MFU over the bf16 peak."""
+    """Step time from what is published in its place: tokens/s, model FLOP/s, or MFU over the dense 16-bit peak."""
     work = run.training
     assert work is not None
     if "step_time_s" in measured:
@@ -243,5 +242,6 @@ def _derive_step_time(run: Run, measured: dict[str, float]) -> None:
     elif "model_tflops_per_gpu" in measured:
         measured["step_time_s"] = flops / (measured["model_tflops_per_gpu"] * 1e12)
     elif "mfu_pct" in measured:
-        peak = run.hardware.device.peak_for("bf16")
+        device = run.hardware.device
+        peak = device.peak_for("bf16" if device.supports("bf16") else "fp16")
         measured["step_time_s"] = flops / (measured["mfu_pct"] / 100 * peak)

@@ -162,8 +162,8 @@ def _bound(machine: Machine, work: object, flops: float, moved: float, seconds: 
     """What sets an operator's time: the larger of its compute and memory time, or neither where both are small."""
     if isinstance(work, Collective):
         return "network"
-    precision = work.precision if isinstance(work, Gemm | WeightGrad) else "bf16"
-    compute = flops / machine.hardware.device.peak_for(precision) if precision else 0.0
+    peaked = isinstance(work, Gemm | WeightGrad | Attention)
+    compute = flops / machine.hardware.device.peak_for(work.precision) if peaked else 0.0
     memory = moved / machine.memory_bandwidth
     if max(compute, memory) < LATENCY_SHARE * seconds:
         return "latency"

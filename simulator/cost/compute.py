@@ -79,13 +79,13 @@ def attention_seconds(works: Sequence[tuple[Machine, Attention]]) -> Array:
 
 def _attention_row(machine: Machine, work: Attention) -> tuple[float, ...]:
     memory = machine.curves.memory
-    rate = machine.attention(work.kernel, "bf16", work.phase)
+    rate = machine.attention(work.kernel, work.precision, work.phase)
     half = SEQ_HALF_FORWARD if work.phase == "forward" else SEQ_HALF_BACKWARD
     reference = (HEAD_REFERENCE + HEAD_HALF) / HEAD_REFERENCE
     rate *= work.head_dim / (work.head_dim + HEAD_HALF) * reference
     if work.decode:
         return work.flops, work.bytes, rate, DECODE_EFFICIENCY * machine.memory_bandwidth, memory.t0_us * US
-    rate = machine.sustained("bf16", rate * work.seq / (work.seq + half))
+    rate = machine.sustained(work.precision, rate * work.seq / (work.seq + half))
     return work.flops, work.bytes, rate, machine.curves.memory.efficiency * machine.memory_bandwidth, memory.t0_us * US
 
 

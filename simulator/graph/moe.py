@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulator.graph.operator import Collective, Gemm, Group, Grouping, Operator, Traffic
-from simulator.graph.precision import element_bytes, quantise_bytes
+from simulator.graph.precision import element_bytes, quantise_bytes, wide
 from simulator.graph.transformer import (
     ACTIVATION_BYTES,
     Shapes,
@@ -119,7 +119,7 @@ def moe_feed_forward(s: Shapes, load: ExpertLoad) -> list[Operator]:
     hidden, count = model.hidden_size, model.num_experts or 0
     fused = layout.settings.dispatcher in ("deepep", "hybridep")
     permute = load.sent_rows * hidden * (FUSED_PERMUTE_BYTES if fused else PERMUTE_BYTES) / 2
-    router = Gemm(s.rows, count, hidden, "bf16", 1.0, 2.0, 2.0, 4.0)
+    router = Gemm(s.rows, count, hidden, wide(s.precision), 1.0, 2.0, 2.0, 4.0)
     parts = [norm(s, "ffn norm")]
     if not layout.settings.sequence_parallel:
         tokens = s.tokens

@@ -116,6 +116,7 @@ class Attention(NamedTuple):
     head_dim: float
     phase: Literal["forward", "backward"]
     kernel: str
+    precision: str = "bf16"
     decode: bool = False
 
 

@@ -19,6 +19,11 @@ def is_wide(precision: str) -> bool:
     return precision in WIDE
 
 
+def wide(precision: str) -> str:
+    """What attention, router and logits are computed in: bf16 in a low-precision recipe, else the run's own."""
+    return precision if is_wide(precision) else "bf16"
+
+
 def element_bytes(precision: str) -> float:
     """Bytes of one element of a GEMM operand; tf32 is stored as fp32."""
     return ELEMENT_BYTES[precision]

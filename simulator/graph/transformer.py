@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from simulator.graph.operator import Attention, Collective, Gemm, Group, Item, Operator, Traffic
 from simulator.graph.parallel import Layout
-from simulator.graph.precision import element_bytes, quantise_bytes
+from simulator.graph.precision import element_bytes, quantise_bytes, wide
 from simulator.spec.model import ModelSpec
 
 ACTIVATION_BYTES = 2.0
@@ -178,7 +178,8 @@ def _core(s: Shapes, window: int | None) -> list[Operator]:
     kv_width = 2 * heads * query_dim if model.is_mla else 2 * max(model.kv_dim / layout.tp, model.head_dim)
     moved = s.tokens * (2 * heads * query_dim + kv_width) * ACTIVATION_BYTES
     seen = s.context if window is None else min(window, s.context)
-    work = Attention(flops, moved, seen, (query_dim + value_dim) / 2, "forward", layout.settings.attention)
+    head_dim = (query_dim + value_dim) / 2
+    work = Attention(flops, moved, seen, head_dim, "forward", layout.settings.attention, wide(s.precision))
     return [Operator("attention core", "attention_core", work, module="core_attn")]
 
 
@@ -193,17 +194,16 @@ def _decode_core(s: Shapes, window: int | None, heads: float, query_dim: float, 
     else:
         width = 2.0 * max(model.kv_dim / s.layout.tp, model.head_dim)
         flops = 2.0 * s.tokens * heads * keys * (query_dim + value_dim)
-    work = Attention(
-        flops, s.tokens * keys * width * s.kv_bytes, keys, value_dim, "forward", s.layout.settings.attention, decode=True
-    )
+    moved, kernel = s.tokens * keys * width * s.kv_bytes, s.layout.settings.attention
+    work = Attention(flops, moved, keys, value_dim, "forward", kernel, wide(s.precision), decode=True)
     return [Operator("attention core", "attention_core", work)]
 
 
 def _unfused_core(s: Shapes, heads: float, head_dim: float) -> list[Operator]:
     """Two batched GEMMs over the whole square of scores, and softmax with dropout between them."""
     batches, m = s.sequences * heads, s.tokens * heads
-    scores = Gemm(m, s.context, head_dim, s.precision, batches)
-    values = Gemm(m, head_dim, s.context, s.precision, batches)
+    scores = Gemm(m, s.context, head_dim, wide(s.precision), batches)
+    values = Gemm(m, head_dim, s.context, wide(s.precision), batches)
     softmax = Traffic(m * s.context * SCORE_BYTES_FORWARD)
     return [
         Operator("attention scores", "attention_core", scores, module="core_attn"),
@@ -260,10 +260,11 @@ def head(s: Shapes, *, tokens: float | None = None) -> list[Operator]:
     """Final norm, logits, and in training the loss; `tokens` where only some rows need logits (inference)."""
     rows = s.tokens if tokens is None else tokens
     vocab = s.model.vocab_size / s.layout.tp
-    size = element_bytes("bf16")
+    precision = wide(s.precision)
+    size = element_bytes(precision)
     parts = [norm(s, "final norm"), *tensor_collective(s, "logits all-gather", "all_gather")]
     parts.append(
-        Operator("logits", "logits", Gemm(rows, vocab, s.model.hidden_size, "bf16", 1.0, size, size, ACTIVATION_BYTES))
+        Operator("logits", "logits", Gemm(rows, vocab, s.model.hidden_size, precision, 1.0, size, size, ACTIVATION_BYTES))
     )
     if s.phase == "forward":
         parts.append(Operator("cross-entropy", "logits", Traffic(rows * vocab * s.loss_bytes / 2)))
