@@ -85,11 +85,13 @@ def write_text(file: Path, text: str) -> None:
 @contextmanager
 def progress_bar(things: str) -> Iterator[Callable[[int, int], None]]:
     """A function (done, total) that moves a bar on stderr; silent where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(things, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
