@@ -125,7 +125,7 @@ def _frame(rows: list[OperatorRow], result: Result, *, wide: bool) -> _Frame:
     tops = [r.flops / r.seconds * (1 + r.relative_error) for r in rows] + [peak]
     x = (math.floor(math.log10(min(xs)) - 0.05), math.ceil(math.log10(max(xs)) + 0.05))
     y = (math.log10(min(*ys, peak / 10)) - 0.3, math.log10(max(tops)) + 0.25)
-    width, height = (860.0, 430.0) if wide else (360.0, 330.0)
+    width, height = (860.0, 430.0) if wide else (330.0, 320.0)
     return _Frame(width, height, Box(50, 30, width - 12, height - 44), x, y)
 
 

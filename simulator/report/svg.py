@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from html import escape
 
-# Of a 13 px character in the widest of the fallback fonts (DejaVu Sans), and of a line of text, px.
-CHARACTER, LINE = 7.8, 16.0
+# Of a 15 px character in the widest of the fallback fonts (DejaVu Sans), and of a line of such text, px.
+CHARACTER, LINE = 9.0, 18.0
 
 
 def number(value: float) -> str:

@@ -76,7 +76,7 @@ def columns(timeline: Timeline, chosen: Selection, stage: int, count: int) -> li
 
 
 def _drawing(result: Result, timeline: Timeline, chosen: Selection, *, columns: int, wide: bool) -> str:
-    width, left = (860.0, 58.0) if wide else (360.0, 30.0)
+    width, left = (860.0, 68.0) if wide else (330.0, 30.0)
     bottom = _TOP + len(chosen.stages) * (_ROW + _GAP)
     parts = [_captions(timeline, left, width, wide=wide)]
     for i, stage in enumerate(chosen.stages):

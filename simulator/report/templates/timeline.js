@@ -23,6 +23,21 @@
   })[0];
   start = Math.max(0, Math.min(span - width, start));
 
+  /* The operators of a block put together by stream and kind, one after the other: for windows that hold too many. */
+  var MOST = 3000, sums = {};
+  function coarse(index) {
+    if (sums[index]) return sums[index];
+    var found = {}, ends = [];
+    data.blocks[index].forEach(function (s) {
+      var key = s[0] + ' ' + s[2];
+      found[key] = found[key] || [s[0], s[1], s[2], 0, 0];
+      found[key][4] += s[4];
+    });
+    sums[index] = Object.keys(found).map(function (key) { return found[key]; });
+    sums[index].forEach(function (s) { s[3] = ends[s[0]] || 0; ends[s[0]] = s[3] + s[4]; });
+    return sums[index];
+  }
+
   /* A unit in which the window reads well: [ticks in the unit, its name]. */
   function unit() {
     var seconds = width * data.tick;
@@ -57,10 +72,12 @@
           '" text-anchor="middle" pointer-events="none" style="fill:var(--on-' + color + ')">' + escape(words) + '</text>');
     }
 
-    data.chunks[stage].forEach(function (c) {
-      if (c[0] > start + width || c[0] + Math.max(c[1], longest) < start) return;
-      if (c[5] < 0) { block(c[0], c[0] + c[1], 0, data.phaseColors[c[2]], data.phases[c[2]].replace('_', ' ')); return; }
-      data.blocks[c[5]].forEach(function (s) {
+    var seen = data.chunks[stage].filter(function (c) { return c[0] <= start + width && c[0] + Math.max(c[1], longest) >= start; });
+    var held = seen.reduce(function (sum, c) { return sum + (c[5] < 0 ? 1 : data.blocks[c[5]].length); }, 0);
+    var fine = held <= MOST, whole = seen.length * lanes.length > MOST;
+    seen.forEach(function (c) {
+      if (whole || c[5] < 0) { block(c[0], c[0] + c[1], 0, data.phaseColors[c[2]], data.phases[c[2]].replace('_', ' ')); return; }
+      (fine ? data.blocks[c[5]] : coarse(c[5])).forEach(function (s) {
         block(c[0] + s[3], c[0] + s[3] + s[4], s[0], data.colors[s[2]], data.names[s[1]]);
       });
     });
