@@ -1,7 +1,8 @@
-"""A result with what a reader asks next: what would help, and whether runs like it were predicted well."""
+"""A result with what a reader asks next: what would help, what if an assumption is wrong, were runs like it predicted well."""
 
 from __future__ import annotations
 
+from simulator.influence import with_influence
 from simulator.levers import find_levers
 from simulator.precedents import nearest_precedents
 from simulator.result import Result
@@ -9,5 +10,6 @@ from simulator.spec.run import Run
 
 
 def explain(run: Run, result: Result) -> Result:
-    """`result` with its levers and precedents; a dozen more simulations."""
+    """`result` with its levers, precedents and the influence of its assumptions; two dozen more simulations."""
+    result = with_influence(run, result)
     return result.model_copy(update={"levers": find_levers(run, result), "precedents": nearest_precedents(run)})

@@ -14,6 +14,7 @@ from simulator.errors import InfeasibleError, SimulatorError
 from simulator.result import Lever, Number, Result
 from simulator.simulation import inference_batch, training_step
 from simulator.spec.run import Run
+from simulator.spec.settings import resolve_settings
 
 BETTER = 1.10
 DIFFERENCE_ERROR = 0.3
@@ -107,19 +108,23 @@ def _settings(run: Run) -> Iterator[Change]:
         shown = str(value).lower() if isinstance(value, bool) else str(value)
         return label, f"{block}.{field}", shown, run.model_copy(update={block: update})
 
-    device, split = run.hardware.device, run.parallelism
+    device, split, resolved = run.hardware.device, run.parallelism, resolve_settings(run)
     block = "training" if run.training is not None else "inference"
     options: list[Change | None] = []
     if device.supports("fp8"):
         options.append(changed("8-bit arithmetic", block, "precision", "fp8"))
     if run.training is not None:
         options.append(changed("Twice the micro-batch", "training", "micro_batch", run.training.micro_batch * 2))
-        options.append(changed("No recompute", "training", "recompute", "none"))
+        if resolved.recompute != "none":
+            options.append(changed("No recompute", "training", "recompute", "none"))
     if run.model.is_moe and split.ep > 1 and run.training is not None:
-        options.append(changed("Overlap the all-to-all", "execution", "a2a_overlap", True))
-        options.append(changed("DeepEP dispatcher", "execution", "moe_dispatcher", "deepep"))
+        if not resolved.a2a_overlap:
+            options.append(changed("Overlap the all-to-all", "execution", "a2a_overlap", True))
+        if resolved.dispatcher != "deepep":
+            options.append(changed("DeepEP dispatcher", "execution", "moe_dispatcher", "deepep"))
     if split.tp > 1:
-        options.append(changed("Overlap tensor parallelism", "execution", "tp_overlap", True))
+        if not resolved.tp_overlap:
+            options.append(changed("Overlap tensor parallelism", "execution", "tp_overlap", True))
         options.append(changed("Half the tensor parallelism", "parallelism", "tp", split.tp // 2))
     if split.pp > 1:
         options.append(changed("Half the pipeline stages", "parallelism", "pp", split.pp // 2))
