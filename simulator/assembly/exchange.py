@@ -1,7 +1,7 @@
 """Who sends to whom in a regular machine, summed into a matrix of a few rows however many ranks there are.
 
-Every collective here is a set of shifts: the ranks at some places of their group send to the rank a fixed distance away.
-How many ranks of a row send into a column is then a count of integers in an interval, which needs no loop over ranks.
+Every collective here is a set of shifts: the ranks at some places of their group send to the rank a fixed distance
+away. How many ranks of a row send into a column is then a count of integers in an interval: no loop over ranks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
+Bytes = NDArray[np.float64]
 
 
 class Shift(NamedTuple):
@@ -49,20 +50,20 @@ def spread(reach: int, stride: int) -> Pattern:
 
 
 def neighbours(distance: int, ranks: int) -> Pattern:
-    """Every rank sends half to the one `distance` before it and half to the one after it, past the machine's ends too."""
+    """Every rank sends half to the one `distance` before it and half to the one after it, past the ends too."""
     shifts = (distance, -distance, distance - ranks, ranks - distance)
     return Pattern(1, 1, tuple(Shift(by, 0, 1, 0.5) for by in shifts if by))
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Neighbouring ranks folded into at most `most` rows; `edges` are the first ranks of rows and the end of the last."""
+    """Neighbouring ranks folded into rows; `edges` are the rows' first ranks and the end of the last row."""
 
     edges: Counts
 
     @classmethod
     def of(cls, ranks: int, most: int) -> Rows:
-        """The rows of a machine."""
+        """At most `most` rows for `ranks` ranks."""
         return cls(np.append(np.arange(0, ranks, -(-ranks // most)), ranks))
 
     def labels(self, noun: str) -> list[str]:
@@ -70,9 +71,7 @@ class Rows:
         pairs = zip(self.edges[:-1].tolist(), (self.edges[1:] - 1).tolist(), strict=True)
         return [f"{noun} {first}" if first == last else f"{noun}s {first}-{last}" for first, last in pairs]
 
-    def sent(
-        self, pattern: Pattern, starts: Sequence[int], length: int, amounts: Sequence[float]
-    ) -> NDArray[np.float64]:
+    def sent(self, pattern: Pattern, starts: Sequence[int], length: int, amounts: Sequence[float]) -> Bytes:
         """Bytes from row to column where the `length` ranks from each of `starts` send that start's amount each."""
         begin = np.array(starts)[:, None, None]
         lower, upper = self.edges[:-1], self.edges[1:]
@@ -91,4 +90,5 @@ def _at_places(ranks: Counts, pattern: Pattern, first: int, end: int) -> Counts:
     reach, stride, _ = pattern
     width, period = (end - first) * stride, reach * stride
     blocks, rest = np.divmod(ranks, period)
-    return blocks * width + np.clip(rest - first * stride, 0, width)
+    counts: Counts = blocks * width + np.clip(rest - first * stride, 0, width)
+    return counts

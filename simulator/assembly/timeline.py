@@ -36,12 +36,10 @@ def training_timeline(costed: CostedGraph, timeline: StepTimeline) -> Timeline:
     stages = drawn_stages(pipeline.stages)
     per_round = 2 * pipeline.stages * pipeline.chunks * len(stages)
     drawn = min(pipeline.micro_batches, max(1, MAX_DRAWN_TASKS // per_round) * pipeline.stages)
-    chosen, chunks = set(stages), []
-    ends = [0.0] * pipeline.stages
-    for stage, forward, chunk, micro_batch, start, end in task_times(timeline, drawn, pipeline.schedule):
-        if stage in chosen:
-            chunks.append(Chunk(stage, start, end, "forward" if forward else "backward", micro_batch, chunk))
-            ends[stage] = max(ends[stage], end)
+    chunks, ends = [], [0.0] * pipeline.stages
+    for stage, forward, chunk, micro_batch, start, end in task_times(timeline, drawn, pipeline.schedule, stages):
+        chunks.append(Chunk(stage, start, end, "forward" if forward else "backward", micro_batch, chunk))
+        ends[stage] = end  # a stage's tasks come in the order it runs them
     for stage in stages:
         tail = timeline.stages[stage].tail
         sync = sum(tail.exposed.get(item, 0.0) for item in ("gradient_sync", "parameter_gather"))

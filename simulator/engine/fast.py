@@ -1,8 +1,8 @@
 """The fast engine: longest paths over folded ranks, for one run or one after another in a sweep.
 
 Symmetric ranks are one stage here; their links carry the sum of their traffic by construction of the costs (a rank's
-fair share of each link). Two things it can't see are transfers of different kinds on one link at the same time, and ranks
-that differ; `certificate` says whether the first can have happened.
+fair share of each link). Two things it can't see are transfers of different kinds on one link at the same time, and
+ranks that differ; `certificate` says whether the first can have happened.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def execute_many(points: Sequence[tuple[CostedGraph, int]]) -> list[StepTimeline
     ]
 
 
-def task_times(timeline: StepTimeline, micro_batches: int, schedule: str) -> list[Placed]:
-    """Every forward and backward task with start and end, for drawing."""
-    return place(timeline.times, micro_batches, schedule)
+def task_times(timeline: StepTimeline, micro_batches: int, schedule: str, stages: Sequence[int]) -> list[Placed]:
+    """Forward and backward tasks of some stages with start and end, for drawing."""
+    return place(timeline.times, micro_batches, schedule, stages)
 
 
 @dataclass(frozen=True, slots=True)

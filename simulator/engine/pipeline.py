@@ -39,12 +39,12 @@ class Placed(NamedTuple):
     end: float
 
 
-def place(times: Times, micro_batches: int, kind: str) -> list[Placed]:
-    """Every task with start and end. Raises DeadlockError where the order can't be run."""
+def place(times: Times, micro_batches: int, kind: str, stages: Sequence[int]) -> list[Placed]:
+    """The tasks of some stages with start and end. Raises DeadlockError where the order can't be run."""
     schedule = schedule_of(kind, len(times.forward), len(times.forward[0]), micro_batches)
-    ends = _ends(schedule, [times])[:, 0].tolist()
-    columns = (schedule.stage, schedule.forward, schedule.chunk, schedule.micro_batch)
-    tasks = zip(*(column.tolist() for column in columns), ends, strict=True)
+    chosen = np.isin(schedule.stage, stages)
+    columns = (schedule.stage, schedule.forward, schedule.chunk, schedule.micro_batch, _ends(schedule, [times])[:, 0])
+    tasks = zip(*(column[chosen].tolist() for column in columns), strict=True)
     return [
         Placed(s, forward, c, i, end - (times.forward if forward else times.backward)[s][c], end)
         for s, forward, c, i, end in tasks
