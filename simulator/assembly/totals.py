@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from simulator.cost.annotation import CostedGraph
+from simulator.cost.collective import sent_bytes
 from simulator.graph.graph import OperatorGraph, Program, StageEnd
 from simulator.graph.operator import Collective, HostTransfer, Operator
 
@@ -76,22 +77,6 @@ class StageTotals:
             return
         total.flops += work.flops * calls
         total.bytes += work.bytes * calls
-
-
-def sent_bytes(work: Collective) -> tuple[float, float]:
-    """Bytes one rank sends for a collective: (over its scale-up link, over the network)."""
-    group = work.group
-    if group.size == 1:
-        return 0.0, 0.0
-    if work.kind == "all_to_all":
-        return work.bytes, work.network_bytes
-    if work.kind == "send_recv":
-        return (work.bytes, 0.0) if group.per_domain > 1 else (0.0, work.bytes)
-    passes = 2 if work.kind == "all_reduce" else 1
-    sent = passes * work.bytes * (group.size - 1) / group.size
-    if group.domains == 1:
-        return sent, 0.0
-    return sent, sent / group.per_domain  # a ring through domains leaves each of them once
 
 
 def mean_sums(graph: OperatorGraph) -> Sums:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from simulator.assembly.exchange import Pattern, Rows, neighbours, ring, spread
-from simulator.assembly.totals import StageTotals, Sums, sent_bytes
+from simulator.assembly.totals import StageTotals, Sums
 from simulator.cost.annotation import CostedGraph
+from simulator.cost.collective import sent_bytes
 from simulator.graph.builder import Build
 from simulator.graph.operator import Collective
 from simulator.result import Link, Matrix, Traffic

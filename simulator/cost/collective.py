@@ -28,6 +28,27 @@ def collective_seconds(works: Sequence[tuple[Machine, Collective]]) -> Array:
     return seconds
 
 
+def transfer_seconds(machine: Machine, work: Collective) -> float:
+    """Seconds a large collective spends moving bytes: what grows with its size, without its latency."""
+    return float(_terms(machine, work)[1])
+
+
+def sent_bytes(work: Collective) -> tuple[float, float]:
+    """Bytes one rank sends for a collective: (over its scale-up link, over the network)."""
+    group = work.group
+    if group.size == 1:
+        return 0.0, 0.0
+    if work.kind == "all_to_all":
+        return work.bytes, work.network_bytes
+    if work.kind == "send_recv":
+        return (work.bytes, 0.0) if group.per_domain > 1 else (0.0, work.bytes)
+    passes = 2 if work.kind == "all_reduce" else 1
+    sent = passes * work.bytes * (group.size - 1) / group.size
+    if group.domains == 1:
+        return sent, 0.0
+    return sent, sent / group.per_domain  # a ring through domains leaves each of them once
+
+
 def _terms(machine: Machine, work: Collective) -> tuple[float, float, float]:
     """(latency in seconds, transfer in seconds, exponent that joins them)."""
     ranks = work.group.size

@@ -1,0 +1,153 @@
+"""Max-min fair sharing of links among transfers.
+
+Every transfer would like to run at its cap. Where the transfers of a link ask for more than it carries, all of them get
+the same rate, and what one can't use because it is held up elsewhere goes to the others (progressive filling: Bertsekas
+and Gallager, Data Networks, 2nd ed., section 6.5.2). A transfer may load a link by more or less than its own rate: eight
+folded ranks load their node's port eight times over, a ring leaves a node only once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+Load = tuple[int, float]
+"""A link by index, and bytes it carries for each byte of the transfer."""
+SLACK = 1e-12
+"""Relative excess over a link's capacity that is rounding and not congestion."""
+
+
+class Transfer(NamedTuple):
+    """Bytes to move: `latency` seconds first, then at most `cap` bytes/s; each of them loads links with so many bytes."""
+
+    name: str
+    item: str
+    latency: float
+    bytes: float
+    cap: float
+    loads: tuple[Load, ...]
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes alone."""
+        return self.latency + (self.bytes / self.cap if self.bytes else 0.0)
+
+    def at(self, speed: float) -> Transfer:
+        """The same transfer at a fraction of its speed, latency included."""
+        return self._replace(latency=self.latency / speed, cap=self.cap * speed)
+
+    def part(self, share: float) -> Transfer:
+        """A share of it, latency included."""
+        return self._replace(latency=self.latency * share, bytes=self.bytes * share)
+
+
+class Flow:
+    """A transfer under way: bytes left as of `since`, and its rate from then on."""
+
+    __slots__ = ("cap", "done", "left", "loads", "rate", "since", "timer", "transfer")
+
+    def __init__(self, transfer: Transfer, now: float = 0.0, done: object = None) -> None:
+        self.transfer, self.loads, self.cap = transfer, transfer.loads, transfer.cap
+        self.left, self.rate, self.since = transfer.bytes, 0.0, now
+        self.done, self.timer = done, 0
+
+
+def fair_rates(flows: Sequence[Flow], capacity: Sequence[float]) -> tuple[list[float], set[int]]:
+    """Bytes/s of each flow in max-min fair sharing, and the links that are full."""
+    rates: dict[int, float] = {}
+    free = dict(enumerate(flows))
+    wanted: dict[int, float] = {}
+    room: dict[int, float] = {}
+    for flow in flows:
+        for link, load in flow.loads:
+            wanted[link] = wanted.get(link, 0.0) + load
+            room[link] = capacity[link]
+    full: set[int] = set()
+    while free:
+        level = min(flow.cap for flow in free.values())
+        for link, load in wanted.items():
+            if load > 0 and room[link] < level * load:
+                level = room[link] / load
+        held = {link for link, load in wanted.items() if load > 0 and room[link] <= level * load * (1 + SLACK)}
+        frozen = [i for i, flow in free.items() if flow.cap <= level or any(link in held for link, _ in flow.loads)]
+        full |= held
+        for i in frozen:
+            flow = free.pop(i)
+            rates[i] = level
+            for link, load in flow.loads:
+                room[link] -= level * load
+                wanted[link] -= load
+        left = {link for flow in free.values() for link, _ in flow.loads}
+        wanted = {link: load for link, load in wanted.items() if link in left}
+    return [rates[i] for i in range(len(flows))], full
+
+
+class Links:
+    """The links of a machine and the flows on them; flows join and leave, and only those that notice get a new rate."""
+
+    def __init__(self, capacity: Iterable[float]) -> None:
+        self.capacity = tuple(capacity)
+        self.load = [0.0] * len(self.capacity)
+        self.flows: list[dict[Flow, None]] = [{} for _ in self.capacity]
+        self.full_since: dict[int, float] = {}
+        self.full_seconds = [0.0] * len(self.capacity)
+        self.moved = [0.0] * len(self.capacity)
+
+    def join(self, flow: Flow, now: float) -> list[tuple[Flow, float]]:
+        """Put a flow on its links. Returns the flows whose rate changes, itself first where nothing is shared."""
+        fits = True
+        for link, load in flow.loads:
+            self.flows[link][flow] = None
+            fits = fits and self.load[link] + load * flow.cap <= self.capacity[link] * (1 + SLACK)
+        if not fits:
+            return self._share([flow], now)
+        for link, load in flow.loads:
+            self.load[link] += load * flow.cap
+        return [(flow, flow.cap)]
+
+    def leave(self, flow: Flow, now: float) -> list[tuple[Flow, float]]:
+        """Take a finished flow off its links. Returns the flows whose rate changes."""
+        freed = False
+        for link, load in flow.loads:
+            flows = self.flows[link]
+            del flows[flow]
+            self.moved[link] += flow.transfer.bytes * load
+            self.load[link] = self.load[link] - load * flow.rate if flows else 0.0
+            freed = freed or link in self.full_since
+        if not freed:
+            return []
+        seeds = [other for link, _ in flow.loads for other in self.flows[link]]
+        for link, _ in flow.loads:
+            self._mark(link, False, now)
+        return self._share(seeds, now) if seeds else []
+
+    def _share(self, seeds: list[Flow], now: float) -> list[tuple[Flow, float]]:
+        """New rates of all flows that are joined to the seeds by links."""
+        together, links = self._joined(seeds)
+        rates, full = fair_rates(together, self.capacity)
+        for link in links:
+            self.load[link] = 0.0
+            self._mark(link, link in full, now)
+        for flow, rate in zip(together, rates, strict=True):
+            for link, load in flow.loads:
+                self.load[link] += load * rate
+        return [(flow, rate) for flow, rate in zip(together, rates, strict=True) if rate != flow.rate]
+
+    def _joined(self, seeds: list[Flow]) -> tuple[list[Flow], list[int]]:
+        together = dict.fromkeys(seeds)
+        links: dict[int, None] = {}
+        pending = list(together)
+        while pending:
+            for link, _ in pending.pop().loads:
+                if link not in links:
+                    links[link] = None
+                    new = [flow for flow in self.flows[link] if flow not in together]
+                    together.update(dict.fromkeys(new))
+                    pending += new
+        return list(together), list(links)
+
+    def _mark(self, link: int, full: bool, now: float) -> None:
+        if full:
+            self.full_since.setdefault(link, now)
+        elif link in self.full_since:
+            self.full_seconds[link] += now - self.full_since.pop(link)
