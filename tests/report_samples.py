@@ -425,7 +425,7 @@ def training(*, gpus: int = 64, stages: int = 4, dense: bool = False, **changes:
         "memory_by_stage": stage_memory(stages, MEMORY),
         "operators": operators(step, dense=dense),
         "timeline": line,
-        "traffic": traffic(max(1, gpus // 8) if gpus <= 512 else 64, stages=stages, dense=dense),
+        "traffic": traffic(max(1, gpus // 8) if gpus <= 512 else 256, stages=stages, dense=dense),
         "bill": [
             Price(item=f"{gpus} GPUs rented for {gpu_days:.1f} days", amount="$2.95 per GPU-hour", usd=near(cost)),
             Price(item="Electricity", amount="included in rent", usd=Number.exact(0)),

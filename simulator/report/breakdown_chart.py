@@ -12,6 +12,8 @@ from simulator.result import BreakdownItem, Result
 
 # Narrowest stacked bars that show the long and the short labels, and the width of a character at 13 px, px.
 _WIDE_PX, _NARROW_PX, _CHARACTER_PX = 780, 560, 7.4
+# Share of the step below which a time is what was left of subtracting equal ones.
+_RESIDUE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def stack(result: Result) -> Stack:
 
 def breakdown_chart(result: Result) -> BarChart:
     """Bars by kind within their groups, the longest first; hidden communication is hatched and not summed."""
-    items = result.breakdown
     total = total_seconds(result)
+    items = [i for i in result.breakdown if i.seconds.value + i.hidden_s > _RESIDUE * total]
     axis_scale = numbers.seconds([max(i.seconds.high + i.hidden_s for i in items)])
     axis = Axis.covering((_reach(item) for item in items), axis_scale)
     scale = numbers.seconds(i.seconds.value for i in items)

@@ -93,6 +93,11 @@ def work_unit(result: Result) -> str:
     return "step" if result.kind == "training" else "decode step"
 
 
+def chip(result: Result) -> str:
+    """What a reader calls the devices of this run."""
+    return "TPU" if result.summary.device.lower().startswith("tpu") else "GPU"
+
+
 def batch_unit(result: Result) -> str:
     """What energy and bytes are counted over."""
     return "step" if result.kind == "training" else "batch"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simulator.report import numbers
 from simulator.report.bars import Axis, BarChart, Group, Row, Segment, whisker
-from simulator.report.kinds import MEMORY_NAMES, memory_colors
+from simulator.report.kinds import MEMORY_NAMES, chip, memory_colors
 from simulator.report.numbers import NBSP
 from simulator.report.tables import Cell, Table, table
 from simulator.result import Infeasible, Memory, Number, Result, StageMemory, Summary
@@ -44,7 +44,7 @@ def memory_table(result: Result, memory: Memory) -> Table:
         rows.append(row)
     peak = result.peak_memory_gib or Number.exact(sum(n.value for n in parts.values()))
     total: list[str | Cell] = ["Total", scale.text(peak.value), scale.interval(peak), *([""] if rules else []), ""]
-    columns = f"Component | >Fullest GPU | >90 % interval | {'How it is counted | ' if rules else ''}Basis"
+    columns = f"Component | >Fullest {chip(result)} | >90 % interval | {'How it is counted | ' if rules else ''}Basis"
     return table("memory by component", columns, rows, total=total, min_width=620 if rules else 480)
 
 
@@ -55,10 +55,12 @@ def memory_finding(result: Result, memory: Memory) -> str:
     capacity = result.summary.capacity_gib
     used = f"{numbers.significant(peak)} of {numbers.brief(capacity)}{NBSP}GiB"
     if not parts:
-        return f"The fullest GPU uses {used}."
+        return f"The fullest {chip(result)} uses {used}."
     biggest = max(parts, key=lambda key: parts[key].value)
     name = MEMORY_NAMES[biggest] if biggest == "kv_cache" else MEMORY_NAMES[biggest].lower()
-    return f"The fullest GPU uses {used}; {numbers.round_share(parts[biggest].value / peak)} of that is {name}."
+    return (
+        f"The fullest {chip(result)} uses {used}; {numbers.round_share(parts[biggest].value / peak)} of that is {name}."
+    )
 
 
 def _alike(stages: list[StageMemory]) -> list[list[StageMemory]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simulator.report import numbers
-from simulator.report.kinds import batch_unit
+from simulator.report.kinds import batch_unit, chip
 from simulator.report.numbers import Scale
 from simulator.result import Number, Result
 
@@ -90,12 +90,12 @@ def label(metric: Metric, result: Result) -> str:
     """The metric's name for this result, with what it is counted over where that is not the whole run."""
     if metric.key == "days" and result.summary.tokens:
         return f"Time for {numbers.short_count(result.summary.tokens)} tokens"
-    unit = batch_unit(result)
+    unit, name = batch_unit(result), metric.label.replace("GPU", chip(result))
     if metric.key in _PER_UNIT:
-        return f"{metric.label} and {unit}"
+        return f"{name} and {unit}"
     if metric.key in _PER_RUN and result.days is None:
-        return f"{metric.label} of one {unit}"
-    return metric.label
+        return f"{name} of one {unit}"
+    return name
 
 
 def time_metric(result: Result) -> str:

@@ -17,7 +17,7 @@ from simulator.report.energy_chart import (
 )
 from simulator.report.figures import figures, precision_finding
 from simulator.report.findings import breakdown_finding
-from simulator.report.kinds import batch_unit, work_unit
+from simulator.report.kinds import batch_unit, chip, work_unit
 from simulator.report.levers_chart import levers_chart, levers_finding, refused
 from simulator.report.memory_chart import infeasible_chart, memory_chart, memory_finding, memory_table
 from simulator.report.rendering import file_name, render
@@ -48,6 +48,7 @@ def render_run(result: Result) -> str:
         "title": title(result),
         "unit": work_unit(result),
         "batch": batch_unit(result),
+        "chip": chip(result),
         "run_file_name": file_name(result.name, ".yaml"),
         "fields": fields_table(result),
         "seconds_to_simulate": numbers.seconds([result.provenance.seconds_to_simulate]).text(

@@ -68,7 +68,7 @@ def sources_finding(result: Result) -> str:
     how = {"extrapolated": "extrapolated", "transferred": "transferred from another device"}
     end = how.get(worst.basis, "taken from a data sheet")
     part = numbers.round_share(worst.share_of_step)
-    return f"{lead}. The largest other part, {worst.kind} ({part}), is {end}."
+    return f"{lead}. The largest {'other ' if timed else ''}part, {worst.kind} ({part}), is {end}."
 
 
 def nearest(result: Result) -> list[Precedent]:

@@ -16,6 +16,8 @@ _LAYERS = ("expert", "dense", "mem", "a2a", "comm", "host")
 _TOP, _ROW, _GAP = 18.0, 26.0, 6.0
 # Columns of all stages together, so that many stages do not make a heavy page.
 _MOST_COLUMNS = 2400
+# A wait below this share of the step is not worth a word.
+_UNSEEN = 5e-4
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def timeline_finding(result: Result) -> str:
         return f"The first token takes {prefill}, each one after it {step}."
     unit, total = work_unit(result), total_seconds(result)
     waits = sorted((i for i in result.breakdown if i.group == "waiting"), key=lambda i: -i.seconds.value)
-    waits = [i for i in waits if i.seconds.value > 0]
+    waits = [i for i in waits if i.seconds.value > _UNSEEN * total]
     if not total:
         return "No breakdown was kept for this run."
     if not waits:

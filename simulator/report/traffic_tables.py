@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from simulator.report import numbers
 from simulator.report.bars import Axis, BarChart, Group, Row, bar
-from simulator.report.kinds import batch_unit, work_unit
+from simulator.report.kinds import batch_unit, chip, work_unit
 from simulator.report.tables import Cell, Table, table
 from simulator.result import Communication, Link, Matrix, Result, Traffic
 
@@ -49,7 +49,7 @@ def matrices(result: Result, traffic: Traffic) -> list[MatrixTable]:
     """The matrices that carry any bytes."""
     unit = work_unit(result)
     found = (
-        ("Inside a node", "from GPU (row) to GPU (column)", "a2a", traffic.in_node),
+        ("Inside a node", f"from {chip(result)} (row) to {chip(result)} (column)", "a2a", traffic.in_node),
         ("Between nodes", "from node (row) to node (column)", "comm", traffic.between_nodes),
     )
     return [
@@ -104,12 +104,13 @@ def collectives_table(communication: Communication) -> Table:
 def traffic_finding(result: Result) -> str:
     """What is sent, and how full the fullest link is."""
     if result.summary.gpus == 1:
-        return "One GPU: nothing crosses a link."
+        return f"One {chip(result)}: nothing crosses a link."
     sent = result.all_to_all_bytes_per_gpu
     if sent is None or sent.value == 0:
         lead = "No all-to-all in this run"
     else:
-        lead = f"All-to-all sends {numbers.bytes_([sent.value]).text(sent.value)} per GPU and {batch_unit(result)}"
+        amount = numbers.bytes_([sent.value]).text(sent.value)
+        lead = f"All-to-all sends {amount} per {chip(result)} and {batch_unit(result)}"
     links = [link for link in (result.traffic.links if result.traffic else []) if link.bytes > 0]
     if not links:
         return f"{lead}; no link carries traffic." if result.traffic else f"{lead}."
@@ -138,7 +139,7 @@ def _matrix(title: str, caption: str, color: str, matrix: Matrix) -> MatrixTable
             for j, value in enumerate(row)
         )
         rows.append((labels[i], written))
-    folded = "; sums over the GPUs or nodes named" if len(labels) < len(matrix.labels) else ""
+    folded = "; neighbours are summed" if len(labels) < len(matrix.labels) else ""
     return MatrixTable(
         title=title,
         caption=f"{scale.unit} {caption}{folded}",
@@ -146,8 +147,13 @@ def _matrix(title: str, caption: str, color: str, matrix: Matrix) -> MatrixTable
         labels=tuple(labels),
         rows=tuple(rows),
         load=tuple(f"{value / mean:.2f}" for value in received) if mean else (),
-        min_width=40 * (len(labels) + 1),
+        min_width=_column_px(labels) * (len(labels) + 1),
     )
+
+
+def _column_px(labels: list[str]) -> int:
+    """What a column needs for its label at 12 px, or for a cell of four characters."""
+    return max(40, round(7.4 * max(map(len, labels))) + 6)
 
 
 def _numbers(labels: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulator.report import numbers
-from simulator.report.kinds import WEAK, seconds_by_color, total_seconds, work_unit
+from simulator.report.kinds import WEAK, chip, seconds_by_color, total_seconds, work_unit
 from simulator.report.levers_chart import base_time, lever_name, ranked, saved, saving
 from simulator.report.numbers import NBSP
 from simulator.report.sources_tables import mean_error
@@ -70,7 +70,7 @@ def refusal(result: Result, problem: Infeasible) -> str:
     """Why a run cannot be, and the nearest change that would make it one."""
     if problem.needed_gib is not None and problem.available_gib is not None:
         needed, available = numbers.significant(problem.needed_gib), numbers.brief(problem.available_gib)
-        text = f"It doesn't fit: the fullest GPU needs {needed} of {available}{NBSP}GiB."
+        text = f"It doesn't fit: the fullest {chip(result)} needs {needed} of {available}{NBSP}GiB."
     else:
         text = f"This run is infeasible: {problem.reason.rstrip('.')}."
     if problem.suggestion:
@@ -80,7 +80,7 @@ def refusal(result: Result, problem: Infeasible) -> str:
 
 def machines(result: Result) -> str:
     gpus = result.summary.gpus
-    return "this one GPU" if gpus == 1 else f"these {gpus:,} GPUs"
+    return f"this one {chip(result)}" if gpus == 1 else f"these {gpus:,} {chip(result)}s"
 
 
 def _training(result: Result) -> tuple[str, str]:
@@ -175,7 +175,7 @@ def _fit(result: Result) -> Fact | None:
     peak, capacity = result.peak_memory_gib, result.summary.capacity_gib
     if peak is None:
         return None
-    used = f"The fullest GPU needs {numbers.significant(peak.value)} of {numbers.brief(capacity)}{NBSP}GiB"
+    used = f"The fullest {chip(result)} needs {numbers.significant(peak.value)} of {numbers.brief(capacity)}{NBSP}GiB"
     if peak.high > capacity:
         return Fact(
             "It fits, but narrowly.", f"{used}; the interval reaches {numbers.significant(peak.high)}{NBSP}GiB."
