@@ -36,6 +36,8 @@ class GemmSizes:
     few_rows: tuple[int, ...]
     batched: tuple[tuple[int, int, int, int], ...]
     """(groups, m, n, k)."""
+    vectors: tuple[tuple[int, int, int], ...]
+    """(groups, rows, columns) of matrices multiplied by one vector each."""
     grouped: tuple[tuple[int, int, int, int], ...]
     """(groups, rows of all groups, n, k)."""
 
@@ -89,6 +91,10 @@ def gemm_cases(sizes: GemmSizes, dtype: str) -> Iterator[Case]:
     for groups, m, n, k in sizes.batched:
         for layout in ("nn", "nt", "tn"):
             yield batched_gemm(layout, groups, m, n, k, dtype=dtype)  # type: ignore[arg-type]
+    for groups, rows, columns in sizes.vectors:
+        for layout in ("nn", "nt"):
+            yield batched_gemm(layout, groups, 1, columns, rows, dtype=dtype)  # type: ignore[arg-type]
+            yield batched_gemm(layout, groups, rows, 1, columns, dtype=dtype)  # type: ignore[arg-type]
     for groups, m, n, k in sizes.grouped:
         for kernel in ("loop", "grouped_mm"):
             yield grouped_gemm(kernel, groups, m, n, k, dtype=dtype)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ CHAIN = 24
 """Kernels of a chain whose cost is divided by their number."""
 SMALL = 64 * 32
 SEQUENCE_SHAPES = ((32, 64), (16, 256))
-FLUSHES = (MIB // 2, 2 * MIB, 8 * MIB)
+FLUSHES = (MIB // 16, MIB // 4, MIB, 8 * MIB)
 """Bytes a copy between the kernels touches: what the rest of a model does to caches."""
 
 Chain = Literal["inference", "forward", "training"]

@@ -9,9 +9,11 @@ import torch
 from torch.nn import functional
 
 from simulator.calibration.kernels_device import TorchDevice
-from simulator.calibration.protocol import Case
+from simulator.calibration.protocol import Case, Skip
 
 aten = torch.ops.aten
+HEADS = 4
+"""Of the copy that brings heads beside each other."""
 Unary = Callable[[torch.Tensor], object]
 Binary = Callable[[torch.Tensor, torch.Tensor], object]
 
@@ -35,11 +37,18 @@ BINARY: Mapping[str, Binary] = {
     "gelu_backward": aten.gelu_backward.default,
     "copy_": lambda x, y: x.copy_(y),
 }
+INDEX: Mapping[str, Unary] = {
+    "floor_divide": lambda x: x // 3,
+    "remainder": lambda x: x % 3,
+}
 ROWWISE: Mapping[str, Unary] = {
     "softmax": lambda x: torch.softmax(x, -1),
     "log_softmax": lambda x: torch.log_softmax(x, -1),
     "layer_norm": lambda x: functional.layer_norm(x, x.shape[-1:]),
+    "rms_norm": lambda x: aten._fused_rms_norm.default(x, [x.shape[-1]], x[0], 1e-6),
+    "batch_norm": lambda x: aten.native_batch_norm.default(x, x[0], x[0], None, None, True, 0.1, 1e-5),
 }
+ROWWISE_BACKWARD = ("softmax_backward", "log_softmax_backward", "layer_norm_backward", "batch_norm_backward")
 REDUCTIONS: Mapping[str, Unary] = {
     "mean": lambda x: x.mean(-1, keepdim=True),
     "sum": lambda x: x.sum(-1, keepdim=True),
@@ -63,23 +72,23 @@ class MemorySizes:
 def memory_cases(sizes: MemorySizes, dtype: str) -> Iterator[Case]:
     """All points of operators bound by memory."""
     main = ("add", "mul", "silu", "copy_", "square")
-    for kernel in (*UNARY, *BINARY):
+    for kernel in (*UNARY, *BINARY, *INDEX):
         for elements in sizes.elements if kernel in main else sizes.few_elements:
             yield elementwise(kernel, elements, dtype=dtype)
     for elements in sizes.cold:
         for kernel in ("add", "mul", "copy_", "silu"):
             yield elementwise(kernel, elements, dtype=dtype, cold=True)
     for rows, columns in sizes.rows:
-        for kernel in ("mul_row", "mul_column"):
+        for kernel in ("mul", "mul_column"):
             yield broadcast(kernel, rows, columns, dtype=dtype)
         for kernel in ROWWISE:
             yield rowwise(kernel, rows, columns, dtype=dtype)
-        for kernel in ("softmax_backward", "log_softmax_backward", "layer_norm_backward"):
+        for kernel in ROWWISE_BACKWARD:
             yield rowwise_backward(kernel, rows, columns, dtype=dtype)
         for kernel in REDUCTIONS:
             yield reduction(kernel, rows, columns, dtype=dtype)
-        for kernel in ("contiguous", "cat"):
-            yield copy(kernel, rows, columns, dtype=dtype)
+        yield copy("cat", rows, columns, dtype=dtype)
+        yield copy("contiguous", HEADS * rows, max(16, columns // HEADS), dtype=dtype)
         yield loss("nll", rows, columns, dtype=dtype)
         yield loss("nll_backward", rows, columns, dtype=dtype)
     for elements in sizes.few_elements:
@@ -93,6 +102,9 @@ def elementwise(kernel: str, elements: int, *, dtype: str, cold: bool = False) -
 
     def build(device: TorchDevice) -> Callable[[], object]:
         operands = device.operands()
+        if kernel in INDEX:
+            whole = torch.randint(0, 1000, (elements,), device=device.torch_device)
+            return lambda: INDEX[kernel](whole)
         if kernel in UNARY:
             unary = UNARY[kernel]
             if cold:
@@ -112,7 +124,7 @@ def elementwise(kernel: str, elements: int, *, dtype: str, cold: bool = False) -
         y = operands.hot(elements)
         return lambda: binary(x, y)
 
-    return Case("elementwise", kernel, dtype, {"elements": elements, "cold": float(cold)}, build)
+    return Case("elementwise", kernel, dtype, {"elements": elements, "rows": 1, "cold": float(cold)}, build)
 
 
 def broadcast(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
@@ -121,16 +133,18 @@ def broadcast(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
     def build(device: TorchDevice) -> Callable[[], object]:
         operands = device.operands()
         x = operands.hot(rows, columns)
-        factor = operands.hot(columns) if kernel == "mul_row" else operands.hot(rows, 1)
+        factor = operands.hot(columns) if kernel == "mul" else operands.hot(rows, 1)
         return lambda: torch.mul(x, factor)
 
-    return Case("broadcast", kernel, dtype, {"rows": rows, "columns": columns}, build)
+    return Case("elementwise", kernel, dtype, {"elements": rows * columns, "rows": rows}, build)
 
 
 def rowwise(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
     """Softmax and norms over the last dimension."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
+        if kernel == "rms_norm" and device.kind == "cpu":
+            raise Skip("torch runs it as separate operators on a CPU")
         x, run = device.operands().hot(rows, columns), ROWWISE[kernel]
         return lambda: run(x)
 
@@ -150,6 +164,10 @@ def rowwise_backward(kernel: str, rows: int, columns: int, *, dtype: str) -> Cas
             y = torch.log_softmax(x, -1)
             return lambda: aten._log_softmax_backward_data.default(grad, y, -1, y.dtype)
         weight = operands.hot(columns)
+        if kernel == "batch_norm_backward":
+            _, mean, rstd = aten.native_batch_norm.default(x, weight, weight, None, None, True, 0.1, 1e-5)
+            run, wanted = aten.native_batch_norm_backward.default, [True, True, True]
+            return lambda: run(grad, x, weight, None, None, mean, rstd, True, 1e-5, wanted)
         _, mean, rstd = aten.native_layer_norm.default(x, [columns], weight, None, 1e-5)
         mask = [True, True, False]
         return lambda: aten.native_layer_norm_backward.default(grad, x, [columns], mean, rstd, weight, None, mask)
@@ -172,9 +190,8 @@ def copy(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
 
     def build(device: TorchDevice) -> Callable[[], object]:
         operands = device.operands()
-        if kernel == "contiguous":
-            head = max(1, min(64, columns // 2))
-            x = operands.hot(columns // head, rows, head).transpose(0, 1)
+        if kernel == "contiguous":  # (heads, rows, head_dim) brought into the order of rows
+            x = operands.hot(HEADS, rows // HEADS, columns).transpose(0, 1)
             return x.contiguous
         half = max(1, columns // 2)
         left, right = operands.hot(rows, half), operands.hot(rows, half)

@@ -43,7 +43,7 @@ def routing_cases(sizes: RoutingSizes, dtype: str) -> Iterator[Case]:
         yield pick(rows, columns, k, dtype=dtype)
     for elements, experts in sizes.sorts:
         yield sort("sort", elements, experts, dtype=dtype)
-        yield sort("bincount", elements, experts, dtype=dtype)
+        yield sort("histc", elements, experts, dtype=dtype)
     for tokens, heads, experts, k, query_dim in sizes.retrievals:
         yield product_keys(tokens, heads, experts, k, query_dim, dtype=dtype)
 
@@ -101,9 +101,10 @@ def sort(kernel: str, elements: int, experts: int, *, dtype: str) -> Case:
         turn = itertools.cycle(sets)
         if kernel == "sort":
             return lambda: torch.sort(next(turn), stable=True)
-        return lambda: torch.bincount(next(turn), minlength=experts)
+        counted = itertools.cycle([each.to(device.dtype) for each in sets])
+        return lambda: torch.histc(next(counted), bins=experts, min=0, max=experts - 1)
 
-    return Case("sort", kernel, dtype, {"elements": elements, "experts": experts}, build)
+    return Case("sort", kernel, dtype, {"elements": elements}, build)
 
 
 def product_keys(tokens: int, heads: int, experts: int, k: int, query_dim: int, *, dtype: str) -> Case:

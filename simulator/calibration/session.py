@@ -1,0 +1,126 @@
+"""Calibration of a device here: measure, fit, and say how good it is. What `moesim calibrate` calls."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simulator.calibration.journal import Journal
+from simulator.calibration.protocol import Measured, Progress, measure
+from simulator.calibration.table import Measurement, to_frame, write_table
+from simulator.errors import CalibrationError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from simulator.calibration.kernels import Plan
+    from simulator.calibration.kernels_device import DeviceInfo, TorchDevice
+    from simulator.calibration.prices import Prices
+
+DEFAULT_MINUTES = 5.0
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What a calibration measured, refused and fitted, and where it was written."""
+
+    info: DeviceInfo
+    table: pd.DataFrame
+    prices: Prices
+    measured: Measured
+    folder: Path
+
+    def summary(self) -> str:
+        """The outcome in a few lines."""
+        m = self.measured
+        errors = sorted(self.prices.families.items(), key=lambda item: -item[1].points)
+        lines = [
+            f"{self.info.device}, {self.info.library} {self.info.version}, {self.info.dtype}, "
+            f"{self.info.threads} thread{'s' * (self.info.threads != 1)}: predicts the {self.prices.statistic} time",
+            f"{len(m.points)} points in {m.rounds} rounds, {m.settled} settled; {len(m.unstable)} unstable refused, "
+            f"{len(m.skipped)} skipped",
+            *(f"  refused {p.case.key}: smallest trials {p.spread:.0%} apart" for p in m.unstable),
+            *(f"  skipped {key}: {reason}" for key, reason in m.skipped.items()),
+            "error of points held out, by operator (n):",
+            *(f"  {name}: {family.relative_error:.1%} ({family.points})" for name, family in errors),
+        ]
+        return "\n".join(lines)
+
+
+def open_device(name: str) -> TorchDevice:
+    """The device to measure on: `cpu` or `cuda:0`. Raises CalibrationError without torch or without that device."""
+    try:
+        import simulator.calibration.kernels_device as devices
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise CalibrationError("measuring needs PyTorch: pip install 'moesim[calibrate]'") from None
+    if name == "cpu":
+        return devices.CpuDevice()
+    if name.startswith("cuda"):
+        from simulator.calibration.cuda import CudaDevice
+
+        return CudaDevice(name)
+    raise CalibrationError(f"unknown device '{name}': cpu, or cuda:0 and so on")
+
+
+def calibrate(
+    device: str,
+    out: Path,
+    *,
+    minutes: float = DEFAULT_MINUTES,
+    progress: Progress | None = None,
+    plan: Plan | None = None,
+) -> CalibrationReport:
+    """Measure every point on a device, fit prices, and write measured.csv, prices.yaml and calibration.html to `out`.
+
+    Continues where a killed calibration into the same folder stopped. Raises CalibrationError where the device is not
+    there, its journal is another device's, or too little was measured to fit.
+    """
+    if not 0 < minutes <= 24 * 60:
+        raise CalibrationError(f"minutes must lie between 0 and 1440, got {minutes:g}")
+    opened = open_device(device)
+    from simulator.calibration.cpu_fit import fit_prices
+    from simulator.calibration.kernels import cases, plan_of
+    from simulator.calibration.prices_file import write_prices
+
+    info = opened.info
+    chosen = cases(plan or plan_of(opened.kind), info.dtype)
+    with Journal(out / "journal.jsonl", info.header()) as journal:
+        measured = measure(chosen, opened, journal, seconds=60 * minutes, progress=progress)
+    table = table_of(measured, info, journal_of=out.name)
+    write_table(table, out / "measured.csv")
+    prices = fit_prices(table, statistic=opened.statistic)
+    write_prices(prices, out / "prices.yaml")
+    return CalibrationReport(info, table, prices, measured, out)
+
+
+def table_of(
+    measured: Measured, info: DeviceInfo, *, journal_of: str, power: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+    """The stable points of a session as a table; `power` is watts by key of the case, where it was measured."""
+    date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    watts = power or {}
+    if not measured.points:
+        raise CalibrationError("no point was stable: is another job running on this machine?")
+    return to_frame(
+        Measurement(
+            device=info.device,
+            op=point.case.op,
+            dtype=point.case.dtype,
+            kernel=point.case.kernel,
+            shape=point.case.shape,
+            latency_s=point.seconds,
+            spread=point.spread,
+            trials=len(point.trials),
+            power_w=watts.get(point.case.key),
+            library=info.library,
+            version=info.version,
+            date=date,
+            source=f"measured here ({journal_of})",
+        )
+        for point in measured.points
+    )

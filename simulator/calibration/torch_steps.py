@@ -1,0 +1,85 @@
+"""One step of a verification case: as a callable to time, and as a trace to price."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from simulator.calibration.kernels_device import TorchDevice
+from simulator.calibration.torch_experts import MixtureOfExperts
+from simulator.calibration.torch_models import Decoder, loss_of
+from simulator.calibration.torch_trace import Trace, trace, without_values
+from simulator.calibration.verify_cases import VerifyCase
+
+BATCHES = 64
+"""Token batches taken in turn: branches and sparse rows of a repeated one would be learned."""
+SEED = 1
+
+Step = Callable[[], object]
+Counts = Sequence[Sequence[int]]
+"""By mixture-of-experts layer, the tokens of each expert."""
+
+
+def step_of(case: VerifyCase, device: TorchDevice) -> tuple[Step, Decoder]:
+    """What runs a case once on real tensors, and its model."""
+    torch.manual_seed(SEED)
+    model = Decoder(case.model).to(device=device.torch_device, dtype=device.dtype)
+    generator = torch.Generator().manual_seed(SEED)
+    shape = (case.batch, 1 if case.mode == "decode" else case.sequence)
+    batches = [torch.randint(0, case.model.vocab_size, shape, generator=generator) for _ in range(BATCHES)]
+    turn = itertools.cycle([batch.to(device.torch_device) for batch in batches])
+    return _step(case, model, lambda: next(turn)), model
+
+
+def _step(case: VerifyCase, model: Decoder, tokens: Callable[[], torch.Tensor]) -> Step:
+    match case.mode:
+        case "forward":
+            return lambda: _inference(model, tokens())
+        case "decode":
+            caches = model.caches(case.batch, case.sequence + 1)
+            for cache in caches:
+                cache.length = case.sequence  # every step writes the same place
+            model.eval()
+            return lambda: _inference(model, tokens(), caches)
+        case "train":
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True, foreach=False)
+
+            def train() -> None:
+                batch = tokens()
+                loss_of(model(batch), batch).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+            return train
+
+
+@torch.no_grad()
+def _inference(model: Decoder, tokens: torch.Tensor, caches: Any = None) -> torch.Tensor:
+    logits: torch.Tensor = model(tokens, caches)
+    return logits
+
+
+def counts_of(case: VerifyCase, device: TorchDevice) -> Counts:
+    """The tokens each expert gets in one step: an input of the prediction, as a table of measured routing is."""
+    if not case.model.is_moe:
+        return ()
+    step, model = step_of(case, device)
+    step()
+    layers = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+    return [[n for row in layer.seen.arriving for n in row] for layer in layers if layer.seen]
+
+
+def trace_of(case: VerifyCase, counts: Counts, dtype: torch.dtype) -> Trace:
+    """The calls of one step, from shapes and expert counts alone."""
+    with without_values(dtype):
+        model = Decoder(case.model)
+        layers = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+        for layer, read in zip(layers, counts, strict=True):
+            layer.read = lambda _, read=read: list(read)  # type: ignore[misc]
+        shape = (case.batch, 1 if case.mode == "decode" else case.sequence)
+        turn = itertools.cycle([torch.zeros(shape, dtype=torch.int64) for _ in range(2)])
+        step = _step(case, model, lambda: next(turn))
+        return trace(step, on_tape=case.mode == "train")

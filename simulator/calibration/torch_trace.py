@@ -1,0 +1,187 @@
+"""The calls of a model step, found by running it on tensors without values: nothing is computed, nothing is measured.
+
+Every operator torch dispatches becomes a `Call`; each storage remembers when it was last touched, and freed memory is
+handed out again as an allocator would, so that every operand has a reuse distance.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from simulator.calibration.calls import FAR, Call, Touch
+from simulator.calibration.torch_calls import IGNORED, VIEWS, describe
+from simulator.errors import CalibrationError
+
+
+@dataclass
+class Trace:
+    """What one step issues, and what the host does around it."""
+
+    calls: list[Call] = field(default_factory=list)
+    views: int = 0
+    modules: int = 0
+    forward_on_tape: int = 0
+    """Operators of the forward pass recorded for the backward pass."""
+    backward: int = 0
+    """Operators of the backward pass."""
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of all matrix products and attention."""
+        return sum(call.flops for call in self.calls)
+
+
+@contextmanager
+def without_values(dtype: torch.dtype) -> Iterator[None]:
+    """Within, tensors have shapes and no values, `dtype` where none is said, and models of any size cost nothing."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with FakeTensorMode():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def trace(step: Callable[[], object], *, on_tape: bool, prepare: Callable[[], object] | None = None) -> Trace:
+    """The calls of the second of two equal steps, so that what one step leaves in the caches counts for the next.
+
+    `prepare` runs before each, outside the step. Raises CalibrationError for an operator nothing is known of.
+    """
+    memory, result = _Memory(), Trace()
+    for _ in range(2):
+        if prepare is not None:
+            prepare()
+        result = Trace()
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(_counter(result))
+        try:
+            with _Tracer(memory, result, on_tape=on_tape):
+                step()
+        finally:
+            hook.remove()
+    return result
+
+
+def _counter(result: Trace) -> Callable[[torch.nn.Module, Any], None]:
+    def count(module: torch.nn.Module, arguments: Any) -> None:
+        result.modules += 1
+
+    return count
+
+
+class _Tracer(TorchDispatchMode):
+    """Turns dispatched operators into calls."""
+
+    def __init__(self, memory: _Memory, result: Trace, *, on_tape: bool) -> None:
+        super().__init__()
+        self.memory, self.result, self.on_tape = memory, result, on_tape
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = operator(*args, **(kwargs or {}))
+        name = str(operator)
+        if name in IGNORED:
+            return out
+        if name in VIEWS:
+            self.result.views += 1
+            return out
+        shapes = describe(name, args, kwargs or {}, out)
+        if shapes is None:
+            raise CalibrationError(f"the trace met {name}, which is not among the measured operators")
+        if torch._C._current_graph_task_id() != -1:
+            self.result.backward += 1
+        elif self.on_tape:
+            self.result.forward_on_tape += 1
+        touches = self.memory.touch([*_tensors(args), *_tensors(kwargs or {})], list(_tensors(out)))
+        for place, (op, kernel, shape) in enumerate(shapes):
+            gap = self.memory.since(f"{op} {kernel}")
+            if place:  # what an operator does beside its own work: it copies what it then changes
+                size = sum(unique_bytes(tensor) for tensor in _tensors(out))
+                touches = (Touch(2 * size, 2 * size),)
+            self.result.calls.append(Call(op, kernel, shape, touches, gap))
+        return out
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, list | tuple):
+        for part in tree:
+            yield from _tensors(part)
+    elif isinstance(tree, dict):
+        yield from _tensors(list(tree.values()))
+
+
+class _Memory:
+    """When each storage was last touched, on a clock of bytes touched."""
+
+    def __init__(self) -> None:
+        self.clock = 0.0
+        self.last: dict[int, float] = {}
+        self.ran: dict[str, float] = {}
+        self.free: list[tuple[int, float]] = []
+        """Size and last touch of freed blocks, the latest freed at the end."""
+        self.known: set[int] = set()
+
+    def since(self, kernel: str) -> float:
+        """Bytes touched since this kernel last ran."""
+        gap = self.clock - self.ran.get(kernel, -FAR)
+        self.ran[kernel] = self.clock
+        return gap
+
+    def touch(self, inputs: list[Tensor], outputs: list[Tensor]) -> tuple[Touch, ...]:
+        """The touches of a call; an operand named twice counts once."""
+        touches, seen = [], set()
+        for tensor in (*inputs, *outputs):
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            place = (key, tensor.storage_offset())
+            size = unique_bytes(tensor)
+            if place in seen or not size:
+                continue
+            seen.add(place)
+            if key not in self.known:
+                self._meet(storage, key, any(tensor is out for out in outputs))
+            touches.append((key, size, self.clock - self.last.get(key, -FAR), storage.nbytes()))
+        total = sum(size for _, size, _, _ in touches)
+        self.clock += total
+        for key, size, _, whole in touches:
+            if 2 * size >= whole:  # a small slice does not bring the rest of its storage into a cache
+                self.last[key] = self.clock
+        return tuple(Touch(size, reuse + total) for _, size, reuse, _ in touches)
+
+    def _meet(self, storage: Any, key: int, fresh: bool) -> None:
+        """A new storage; one just allocated takes the latest freed block that fits."""
+        self.known.add(key)
+        weakref.finalize(storage, self._drop, key, storage.nbytes())
+        if not fresh:
+            return
+        size = storage.nbytes()
+        for place in range(len(self.free) - 1, -1, -1):
+            block, last = self.free[place]
+            if size <= block <= 2 * size + 4096:
+                del self.free[place]
+                self.last[key] = last
+                return
+
+    def _drop(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.free.append((size, self.last.pop(key, -FAR)))
+        if len(self.free) > 256:
+            del self.free[0]
+
+
+def unique_bytes(tensor: Tensor) -> float:
+    """Bytes of distinct elements: a dimension that is broadcast counts once."""
+    count = 1.0
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        count *= size if stride else 1
+    return count * tensor.element_size()
