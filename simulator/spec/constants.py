@@ -11,6 +11,7 @@ class Constants(Spec):
     """Read from hardware_profiles/priors/constants.yaml, where each value's meaning and source stand beside it."""
 
     overlap_rate: float
+    tensor_skew: float
     a2a_hidden: float
     a2a_hidden_batched: float
     ring_residue: float
