@@ -109,10 +109,10 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
 
 def _model(name: str) -> dict[str, Any]:
     from simulator.spec.model import resolve_model
-    from simulator.spec.parameters import flops_per_token
+    from simulator.spec.parameters import sequence_flops_per_token
 
     model = resolve_model(name)
-    forward = flops_per_token(model, SEQ_LEN / 2)  # causal attention sees half of the sequence on average
+    forward = sequence_flops_per_token(model, SEQ_LEN)
     return {
         "name": model.name,
         "parameters": model.parameters,

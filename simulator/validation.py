@@ -224,19 +224,19 @@ def compare(run: Run, row: Mapping[str, str]) -> dict[str, Comparison]:
 
     measured = {key.removeprefix("measured."): float(v) for key, v in row.items() if key.startswith("measured.") and v}
     if run.kind == "training":
-        _derive_step_time(run, measured)
+        derive_step_time(run, measured)
     predicted = predict(run)
     return {name: Comparison(predicted[name], value) for name, value in measured.items() if name in predicted and value > 0}
 
 
-def _derive_step_time(run: Run, measured: dict[str, float]) -> None:
+def derive_step_time(run: Run, measured: dict[str, float]) -> None:
     """Step time from what is published in its place: tokens/s, model FLOP/s, or MFU over the dense 16-bit peak."""
     work = run.training
     assert work is not None
     if "step_time_s" in measured:
         return
     tokens = work.global_batch * work.seq_len
-    flops = 3 * tokens * counts.flops_per_token(run.model, work.seq_len / 2) / run.hardware.gpus
+    flops = 3 * tokens * counts.sequence_flops_per_token(run.model, work.seq_len) / run.hardware.gpus
     if "tokens_per_s_per_gpu" in measured:
         measured["step_time_s"] = tokens / (measured["tokens_per_s_per_gpu"] * run.hardware.gpus)
     elif "model_tflops_per_gpu" in measured:

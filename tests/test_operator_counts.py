@@ -10,7 +10,6 @@ from simulator.graph.backward import backward_of
 from simulator.graph.builder import Build, build_graph, prepare
 from simulator.graph.operator import Attention, Collective, Gemm, Operator, Traffic, WeightGrad
 from simulator.graph.precision import element_bytes, quantise_bytes, wide
-from simulator.graph.transformer import mean_keys
 from simulator.spec import parameters as counts
 from simulator.spec.model import ModelSpec, resolve_model
 from simulator.spec.run import Run
@@ -96,16 +95,19 @@ def graph_flops(run: Run) -> float:
 
 def core_flops(model: ModelSpec, tokens: int, seq: int) -> float:
     """Forward FLOPs of the attention core."""
-    keys = sum(mean_keys(seq, window) for window in model.attention_windows)
+    keys = sum(counts.mean_keys(seq, window) for window in model.attention_windows)
+    keys += seq * (model.num_encoder_layers + (model.num_hidden_layers if model.num_encoder_layers else 0))
     return 2.0 * tokens * model.num_attention_heads * (model.qk_dim + model.v_dim) * keys
 
 
 def no_matrix(model: ModelSpec) -> int:
     """Parameters that are no matrices, so that the count of 2 FLOPs per weight counts and the graph does not."""
-    layers = model.num_hidden_layers
-    norms = layers * counts.norm_parameters_per_layer(model) + counts.final_norm_parameters(model)
-    attention = layers * (counts.attention_parameters(model) - counts.attention_matrices(model))
-    return norms + attention + (counts.norm_size(model) if model.embedding_norm else 0)
+    attention = counts.attention_parameters(model) - counts.attention_matrices(model)
+    norms = counts.final_norm_parameters(model) + (counts.norm_size(model) if model.embedding_norm else 0)
+    blocks = model.num_encoder_layers + model.num_hidden_layers * (2 if model.num_encoder_layers else 1)
+    decoder = model.num_hidden_layers * counts.norm_parameters_per_layer(model)
+    encoder = model.num_encoder_layers * counts.norm_parameters_per_layer(model, encoder=True)
+    return norms + decoder + encoder + blocks * attention
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ def test_a_step_without_recompute_does_three_times_the_forward_flops_of_the_para
     model, seq, batch = resolve_model(name), 2048, 8
     run = toy.run(model=name, training={"global_batch": batch, "seq_len": seq}, device={"memory": BIG})
     tokens = batch * seq
-    expected = 3 * tokens * (counts.flops_per_token(model, seq / 2) - 2 * no_matrix(model))
+    expected = 3 * tokens * (counts.sequence_flops_per_token(model, seq) - 2 * no_matrix(model))
     assert graph_flops(run) == pytest.approx(expected + 0.5 * core_flops(model, tokens, seq), rel=1e-12)
 
 
@@ -192,7 +194,7 @@ def test_a_policy_by_operator_repeats_its_share_of_the_compute() -> None:
     ("context", "window", "keys"), [(100, None, 50), (100, 100, 50), (100, 200, 50), (100, 50, 37.5), (100, 10, 9.5)]
 )
 def test_mean_keys_under_a_causal_mask(context: float, window: int | None, keys: float) -> None:
-    assert mean_keys(context, window) == keys
+    assert counts.mean_keys(context, window) == keys
 
 
 def test_quantising_costs_passes_over_the_operands() -> None:

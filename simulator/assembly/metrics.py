@@ -79,7 +79,7 @@ def step_figures(step: Step) -> StepFigures:
         exposed=exposed,
         hidden=hidden,
         sums=sums,
-        model_flops=3 * tokens * counts.flops_per_token(run.model, work.seq_len / 2) / run.hardware.gpus,
+        model_flops=3 * tokens * counts.sequence_flops_per_token(run.model, work.seq_len) / run.hardware.gpus,
         joules=step_joules(machine, load, run.economics.pue),
         steps=steps,
         rent=rent_usd(run.hardware.gpus, seconds * steps, run.economics) if steps else None,
@@ -129,7 +129,7 @@ def batch_figures(batch: Batch) -> BatchFigures:
     sums = mean_sums(prefill_costed.graph)
     sums.add_sums(mean_sums(costed.graph), steps)
     model_flops = work.concurrency * (
-        work.isl * counts.flops_per_token(run.model, work.isl / 2)
+        work.isl * counts.sequence_flops_per_token(run.model, work.isl)
         + steps * counts.flops_per_token(run.model, work.isl + work.osl / 2)
     )
     load = _load(run, seconds, sums, b.shapes.precision)

@@ -8,8 +8,9 @@ from typing import Any
 from simulator.cost.memory import BF16, CONTEXT_BYTES, FRAGMENTATION, WORKSPACE_BYTES, StageBytes, training_memory
 from simulator.errors import InfeasibleError, SimulatorError
 from simulator.graph import parameters_held as held
-from simulator.graph.builder import Build, layers_of, prepare
+from simulator.graph.builder import Build, prepare
 from simulator.graph.inference import kv_bytes_per_token, prepare_inference
+from simulator.graph.layers import layers_of
 from simulator.graph.parallel import split_layers
 from simulator.graph.precision import element_bytes
 from simulator.spec import parameters as counts
@@ -27,8 +28,7 @@ def inference_memory(b: Build) -> list[StageBytes]:
     size = element_bytes(work.precision)
     out = []
     for stage in range(layout.pp):
-        kinds = [layers[i].kind for i in chunks[stage][0]]
-        dense, expert = held.stage_held(run.model, layout, kinds, stage)
+        dense, expert = held.stage_held(run.model, layout, [layers[i] for i in chunks[stage][0]], stage)
         wide = _kept_wide(b, stage)
         weights = (dense - wide + expert) * size + wide * BF16
         cache = kv_bytes_per_token(run, layout) * (work.isl + work.osl) * layout.micro_batch

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulator.graph import parameters_held as held
-from simulator.graph.builder import Build, Layer, layers_of
+from simulator.graph.builder import Build
+from simulator.graph.layers import Layer, layers_of
 from simulator.graph.parallel import split_layers
 from simulator.units import GIB
 
@@ -97,8 +98,7 @@ def _states(b: Build, stage: int, layers: list[Layer]) -> tuple[float, float, fl
     """(parameters, gradients, optimizer states, gathered parameters of ZeRO-3) in bytes."""
     layout, framework, model = b.layout, b.run.defaults, b.run.model
     assert b.run.training is not None
-    kinds = [layer.kind for layer in layers]
-    dense, expert = held.stage_held(model, layout, kinds, stage)
+    dense, expert = held.stage_held(model, layout, layers, stage)
     sharding, data, expert_data = layout.settings.sharding, layout.data_group.size, layout.expert_data_group.size
     split = dense / data + expert / expert_data
     whole = dense + expert
@@ -107,7 +107,7 @@ def _states(b: Build, stage: int, layers: list[Layer]) -> tuple[float, float, fl
     if b.run.training.offload == "optimizer":
         states = 0.0
     if sharding == "zero3":
-        widest = max((sum(held.layer_held(model, layout, kind)) for kind in set(kinds)), default=0.0)
+        widest = max((sum(held.layer_held(model, layout, layer)) for layer in set(layers)), default=0.0)
         embedding = model.vocab_size * model.hidden_size / layout.tp
         gathered = (2 * widest + embedding) * BF16
         # FSDP keeps one fp32 copy that is both master weight and parameter; Adam's moments make 12 of its 16 bytes.
@@ -127,7 +127,7 @@ def stored_bytes(b: Build, layer: Layer) -> float:
 
 def live_bytes(b: Build, layer: Layer, dropped: frozenset[str] = frozenset()) -> float:
     """Bytes a layer holds while its own backward pass runs, everything recomputed but the modules in `dropped`."""
-    attention = _attention_bytes(b, dropped)
+    attention = _attention_bytes(b, dropped) * (2 if layer.cross_attention else 1)
     match layer.kind:
         case "moe":
             return attention + _moe_bytes(b, dropped)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from simulator.graph import parameters_held as held
 from simulator.graph.backward import backward_of, recomputed
 from simulator.graph.graph import Chunk, OperatorGraph, Phase, Pipeline, Program, StageEnd
+from simulator.graph.layers import Layer, layers_of
 from simulator.graph.moe import ExpertLoad, expert_load, moe_feed_forward
 from simulator.graph.operator import Collective, Group, HostTransfer, Operator, Traffic
 from simulator.graph.overlap import hide
@@ -25,15 +26,6 @@ LOCAL_GRADIENT_BYTES = 6.0
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """What distinguishes one layer's programs from another's."""
-
-    kind: str
-    window: int | None
-    cross_attention: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Build:
     """All that building a graph needs."""
 
@@ -42,15 +34,6 @@ class Build:
     shapes: Shapes
     load: ExpertLoad | None
     constants: Constants
-
-
-def layers_of(run: Run) -> list[Layer]:
-    """The layers of a model in order; an encoder's first."""
-    model = run.model
-    cross = model.num_encoder_layers > 0
-    encoder = [Layer(kind, None) for kind in model.encoder_layer_kinds]
-    decoder = zip(model.layer_kinds, model.attention_windows, strict=True)
-    return encoder + [Layer(kind, window, cross) for kind, window in decoder]
 
 
 def prepare(run: Run) -> Build:
@@ -122,9 +105,9 @@ def build_graph(b: Build) -> OperatorGraph:
 def forward_layer(b: Build, layer: Layer) -> list[Operator]:
     """The forward operators of one layer in issue order."""
     s, model = b.shapes, b.run.model
-    operators = attention(s, layer.window)
-    if layer.cross_attention:
-        operators += attention(s, None)
+    operators = attention(s, layer.window, causal=not layer.encoder)
+    if layer.cross_attention:  # of the decoder's queries to all that the encoder yields
+        operators += attention(s, None, causal=False)
     match layer.kind:
         case "moe":
             assert b.load is not None
@@ -137,7 +120,8 @@ def forward_layer(b: Build, layer: Layer) -> list[Operator]:
 
 
 def _layer_programs(b: Build, layer: Layer) -> tuple[Program, Program]:
-    name = f"{layer.kind} layer" + (f", window {layer.window}" if layer.window else "")
+    side = "encoder " if layer.encoder else ""
+    name = f"{side}{layer.kind} layer" + (f", window {layer.window}" if layer.window else "")
     return _programs(b, name, forward_layer(b, layer), layer)
 
 
@@ -189,7 +173,7 @@ def _sharded_collectives(b: Build, layer: Layer | None, phase: Phase) -> list[Op
     """Parameter gathers of the next layer, and in the backward pass the gradient's reduce-scatter (ZeRO-3, FSDP)."""
     if layer is None:
         return []
-    dense, expert = held.layer_held(b.run.model, b.layout, layer.kind)
+    dense, expert = held.layer_held(b.run.model, b.layout, layer)
     layout = b.layout
     parts = []
     for count, group in ((dense, layout.data_group), (expert, layout.expert_data_group)):
@@ -218,7 +202,7 @@ def _stage_end(b: Build, indices: list[int], stage: int) -> StageEnd:
     """Gradient synchronisation, update and parameter gather of a stage."""
     layout, settings, framework = b.layout, b.layout.settings, b.run.defaults
     assert b.run.training is not None
-    dense, expert = held.stage_held(b.run.model, layout, [layers_of(b.run)[i].kind for i in indices], stage)
+    dense, expert = held.stage_held(b.run.model, layout, [layers_of(b.run)[i] for i in indices], stage)
     sync, gather = [], []
     sharded_update = 0.0
     for count, group in ((dense, layout.data_group), (expert, layout.expert_data_group)):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from simulator.graph.builder import Build, Layer, forward_layer, layers_of, pipeline_send
+from simulator.graph.builder import Build, forward_layer, pipeline_send
 from simulator.graph.graph import Chunk, OperatorGraph, Phase, Pipeline, Program
+from simulator.graph.layers import Layer, layers_of
 from simulator.graph.moe import expert_load
 from simulator.graph.operator import Operator
 from simulator.graph.parallel import Layout, build_layout, split_layers

@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from simulator.graph.layers import Layer
 from simulator.graph.parallel import Layout
 from simulator.spec import parameters as counts
-from simulator.spec.model import LayerKind, ModelSpec
+from simulator.spec.model import ModelSpec
 
 
-def layer_held(model: ModelSpec, layout: Layout, kind: str) -> tuple[float, float]:
+def layer_held(model: ModelSpec, layout: Layout, layer: Layer) -> tuple[float, float]:
     """(dense parameters, expert parameters) of one layer on one rank, before any ZeRO sharding.
 
-    Matrices are cut by tp; norms and routers are not. Experts are cut by ep x etp; those of layers that share a set
-    count in proportion.
+    Matrices are cut by tp; norms, routers and what finds PEER's experts are not. Experts are cut by ep x etp; those of
+    layers that share a set count in proportion.
     """
-    layer = _layer(model, kind)
-    dense = (layer.attention + layer.ffn) / layout.tp + layer.router + layer.norms
-    share = model.experts_shared_layers if kind == "moe" else 1
-    return dense, layer.experts / share / (layout.ep * layout.etp)
+    parts = counts.layer_parameters(model, layer.kind, encoder=layer.encoder)
+    replicated = parts.ffn if layer.kind == "peer" else 0
+    dense = (parts.attention + parts.ffn - replicated) / layout.tp + replicated + parts.router + parts.norms
+    share = model.experts_shared_layers if layer.kind == "moe" else 1
+    return dense, parts.experts / share / (layout.ep * layout.etp)
 
 
-def stage_held(model: ModelSpec, layout: Layout, kinds: Sequence[str], stage: int) -> tuple[float, float]:
+def stage_held(model: ModelSpec, layout: Layout, layers: Sequence[Layer], stage: int) -> tuple[float, float]:
     """The same for all layers of a stage, with the embedding on the first and norm and head on the last.
 
     A tied head is a second copy of the embedding where both lie on different stages.
     """
     dense = expert = 0.0
-    for kind in set(kinds):
-        one_dense, one_expert = layer_held(model, layout, kind)
-        dense += one_dense * kinds.count(kind)
-        expert += one_expert * kinds.count(kind)
-    first, last = stage == 0, stage == layout.pp - 1
-    if first:
-        dense += counts.embedding_parameters(model) / layout.tp
-    if last:
-        dense += counts.final_norm_parameters(model)
-        head = counts.head_parameters(model)
-        if model.tie_word_embeddings and not first:
-            head += model.vocab_size * model.hidden_size
-        dense += head / layout.tp
+    for layer, times in Counter(layers).items():
+        one_dense, one_expert = layer_held(model, layout, layer)
+        dense += one_dense * times
+        expert += one_expert * times
+    if stage == 0:
+        dense += embedding_held(model, layout)
+    if stage == layout.pp - 1:
+        dense += head_held(model, layout)
     return dense, expert
 
 
-def _layer(model: ModelSpec, kind: str) -> counts.LayerParameters:
-    return counts.layer_parameters(model, kind)  # type: ignore[arg-type]
+def embedding_held(model: ModelSpec, layout: Layout) -> float:
+    """Parameters of the embedding on one rank."""
+    return counts.embedding_parameters(model) / layout.tp
 
 
-__all__ = ["LayerKind", "layer_held", "stage_held"]
+def head_held(model: ModelSpec, layout: Layout) -> float:
+    """Parameters of the final norm and the head on one rank of the last stage, where a tied head may be a copy."""
+    head = counts.head_parameters(model)
+    if model.tie_word_embeddings and layout.pp > 1:
+        head += model.vocab_size * model.hidden_size
+    return counts.final_norm_parameters(model) + head / layout.tp

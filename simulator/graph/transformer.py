@@ -13,6 +13,7 @@ from simulator.graph.operator import Attention, Collective, Gemm, Group, Item, O
 from simulator.graph.parallel import Layout
 from simulator.graph.precision import element_bytes, quantise_bytes, wide
 from simulator.spec.model import ModelSpec
+from simulator.spec.parameters import mean_keys
 
 ACTIVATION_BYTES = 2.0
 NORM_BYTES = 4.0
@@ -99,15 +100,18 @@ def tensor_collective(s: Shapes, name: str, kind: str) -> list[Operator]:
     return []
 
 
-def attention(s: Shapes, window: int | None) -> list[Operator]:
-    """Norm, projections, rotation, the attention core, output projection and residual."""
+def attention(s: Shapes, window: int | None, *, causal: bool = True) -> list[Operator]:
+    """Norm, projections, rotation, the attention core, output projection and residual.
+
+    A query sees what came before it within `window`, or where not `causal` (encoders, cross attention) everything.
+    """
     projections = _mla_projections(s) if s.model.is_mla else _projections(s)
     head_dim = s.model.v_head_dim if s.model.is_mla else s.model.head_dim
     assert head_dim is not None
     out_width = s.model.num_attention_heads * head_dim / s.layout.tp
     parts = [norm(s, "input norm"), *tensor_collective(s, "attention all-gather", "all_gather"), *projections]
     parts += _context_exchange(s)
-    parts += _core(s, window)
+    parts += _core(s, window, causal=causal)
     parts += linear(s, "attention output", "attention_projection", s.model.hidden_size, out_width)
     parts += tensor_collective(s, "attention reduce-scatter", "reduce_scatter")
     return [*parts, residual(s, "attention residual")]
@@ -151,14 +155,7 @@ def _mla_projections(s: Shapes) -> list[Operator]:
     return [*parts, elementwise(s, "latent norms and rotary embedding", copies)]
 
 
-def mean_keys(context: float, window: int | None) -> float:
-    """Keys a query sees on average under a causal mask of that length, within a sliding window if there is one."""
-    if window is None or window >= context:
-        return context / 2
-    return window - window * window / (2 * context)
-
-
-def _core(s: Shapes, window: int | None) -> list[Operator]:
+def _core(s: Shapes, window: int | None, *, causal: bool) -> list[Operator]:
     model, layout = s.model, s.layout
     heads = model.num_attention_heads / layout.tp
     if model.is_mla:
@@ -171,8 +168,8 @@ def _core(s: Shapes, window: int | None) -> list[Operator]:
         return _decode_core(s, window, heads, query_dim, value_dim)
     if layout.settings.attention == "unfused":
         return _unfused_core(s, heads, query_dim)
-    keys = mean_keys(s.context, window)
-    if not s.context_balanced:
+    keys = mean_keys(s.context, window) if causal else s.context
+    if causal and not s.context_balanced:
         keys *= 2 - 1 / layout.cp  # the last rank's queries see almost the whole sequence
     flops = 2.0 * s.tokens * heads * keys * (query_dim + value_dim)
     kv_width = 2 * heads * query_dim if model.is_mla else 2 * max(model.kv_dim / layout.tp, model.head_dim)

@@ -219,17 +219,33 @@ def mtp_parameters(model: ModelSpec) -> int:
 
 
 def flops_per_token(model: ModelSpec, context: float) -> float:
-    """Forward FLOPs of one token that attends to `context` tokens on average (causal: half the sequence).
+    """Forward FLOPs of one token that attends to `context` tokens, within a sliding window to no more than that.
 
     2 FLOPs per weight the token meets (look-ups in embedding and positions are none) and, per layer, the products of
     queries with keys and of scores with values, 2h(e_qk + e_v) per attended token. In an encoder-decoder model it is a
     token on both sides, one that passes the encoder and one that passes the decoder.
     """
+    return _forward_flops(model, sum(min(context, window or context) for window in model.attention_windows), context)
+
+
+def sequence_flops_per_token(model: ModelSpec, seq_len: float) -> float:
+    """The same, mean over the tokens of a sequence: causal attention counted once, an encoder's in full."""
+    return _forward_flops(model, sum(mean_keys(seq_len, window) for window in model.attention_windows), seq_len)
+
+
+def mean_keys(seq_len: float, window: int | None) -> float:
+    """Keys a query sees on average under a causal mask, within a sliding window if there is one: S/2, or w - w^2/2S."""
+    if window is None or window >= seq_len:
+        return seq_len / 2
+    return window - window * window / (2 * seq_len)
+
+
+def _forward_flops(model: ModelSpec, attended: float, encoded: float) -> float:
+    """`attended` sums over the decoder's layers; encoder and cross attention see `encoded` tokens each."""
     lookups = (model.learned_positions + (0 if model.tie_word_embeddings else model.vocab_size)) * model.hidden_size
     weights = _outside_layers(model) - lookups + sum(n * layer.active for n, layer in _layers(model))
-    attended = sum(min(context, window or context) for window in model.attention_windows)
-    if model.num_encoder_layers:  # encoder and cross attention
-        attended += (model.num_encoder_layers + model.num_hidden_layers) * context
+    if model.num_encoder_layers:
+        attended += (model.num_encoder_layers + model.num_hidden_layers) * encoded
     attention = 2.0 * model.num_attention_heads * (model.qk_dim + model.v_dim) * attended
     return 2.0 * weights + attention + model.layer_kinds.count("peer") * _peer_extra_flops(model)
 

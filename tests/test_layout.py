@@ -1,0 +1,211 @@
+"""Groups, stages and what each rank holds: what does not divide is refused, and nothing is lost or held twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import toy
+
+from simulator.errors import InfeasibleError
+from simulator.graph.builder import build_graph, prepare
+from simulator.graph.layers import layers_of
+from simulator.graph.operator import Group
+from simulator.graph.parallel import build_layout, split_layers
+from simulator.graph.parameters_held import stage_held
+from simulator.spec import parameters as counts
+from simulator.spec.run import Run
+
+MOE = {"model": toy.MOE_MODEL}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "run", "path", "message", "suggestion"),
+    [
+        (
+            8,
+            {"parallelism": {"tp": 3}},
+            "parallelism.tp",
+            "tp 3 must divide num_attention_heads 8",
+            "parallelism.tp: 2",
+        ),
+        (4, {"parallelism": {"tp": 8}}, "parallelism.tp", "tp 8 needs more than the 4 GPUs there are", None),
+        (
+            8,
+            {"parallelism": {"tp": 2, "pp": 3}},
+            "parallelism",
+            "tp x pp x cp = 2 x 3 x 1 = 6 must divide hardware.gpus = 8",
+            None,
+        ),
+        (
+            8,
+            {"parallelism": {"pp": 8}, "training": {"global_batch": 8}},
+            "parallelism.pp",
+            "pp x vpp = 8 x 1 chunks need as many layers; the model has 4",
+            None,
+        ),
+        (
+            2,
+            {"parallelism": {"pp": 2, "vpp": 4}},
+            "parallelism.vpp",
+            "pp x vpp = 2 x 4 chunks need as many layers; the model has 4",
+            None,
+        ),
+        (8, {"parallelism": {"ep": 8}}, "parallelism.ep", "ep 8 needs experts; toy-model has none", None),
+        (8, {**MOE, "parallelism": {"ep": 3}}, "parallelism.ep", "ep 3 must divide the 8 experts", "parallelism.ep: 2"),
+        (
+            4,
+            {**MOE, "parallelism": {"ep": 8}},
+            "parallelism.ep",
+            "ep x etp = 8 x 1 must divide the 4 GPUs of a pipeline stage",
+            "parallelism.ep: 4",
+        ),
+        (
+            8,
+            {**MOE, "parallelism": {"etp": 5}},
+            "parallelism.etp",
+            "etp 5 must divide moe_intermediate_size 256",
+            None,
+        ),
+        (
+            8,
+            {"training": {"global_batch": 12}},
+            "training.global_batch",
+            "global_batch 12 must be a multiple of dp x micro_batch = 8 x 1",
+            "training.global_batch: 16",
+        ),
+        (
+            1,
+            {"training": {"global_batch": 6, "micro_batch": 4}},
+            "training.global_batch",
+            "global_batch 6 must be a multiple of dp x micro_batch = 1 x 4",
+            "training.global_batch: 8",
+        ),
+        (
+            8,
+            {"parallelism": {"cp": 8}, "training": {"seq_len": 60}},
+            "parallelism.cp",
+            "cp 8 must divide seq_len 60",
+            None,
+        ),
+        (
+            2,
+            {"parallelism": {"pp": 2, "vpp": 2}, "training": {"global_batch": 7}},
+            "parallelism.vpp",
+            "interleaving (vpp 2) needs micro-batches that pp 2 divides; there are 7",
+            "parallelism.vpp: 1",
+        ),
+    ],
+)
+def test_what_does_not_divide_is_refused(
+    gpus: int, run: dict[str, Any], path: str, message: str, suggestion: str | None
+) -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        build_layout(toy.run(gpus=gpus, **run))
+    error = caught.value
+    assert (error.path, error.message, error.suggestion) == (path, message, suggestion)
+    tail = f". Nearest change that fits: {suggestion}." if suggestion else ""
+    assert str(error) == f"{path}: {message}{tail}"
+
+
+def test_data_parallelism_follows_from_the_gpus() -> None:
+    layout = build_layout(toy.run(gpus=64, parallelism={"tp": 2, "pp": 4, "cp": 2}, training={"global_batch": 32}))
+    assert (layout.dp, layout.micro_batches, layout.edp) == (4, 8, 8)
+    assert layout.tokens == 64 / 2
+
+
+def test_experts_follow_tensor_parallelism_only_without_expert_parallelism() -> None:
+    assert build_layout(toy.run(gpus=8, parallelism={"tp": 2}, **MOE)).etp == 2
+    assert build_layout(toy.run(gpus=8, parallelism={"tp": 2, "ep": 2}, **MOE)).etp == 1
+    assert build_layout(toy.run(gpus=8, parallelism={"tp": 2, "ep": 2, "etp": 4}, **MOE)).edp == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "group"),
+    [
+        (8, 1, Group(8, 8)),
+        (16, 1, Group(16, 8)),
+        (16, 2, Group(16, 4)),  # neighbours lie two apart: four of them to a node of eight
+        (16, 8, Group(16, 1)),
+        (16, 64, Group(16, 1)),
+        (6, 2, Group(6, 3)),
+        (12, 1, Group(12, 6)),  # every domain holds the same share
+        (1, 1, Group(1, 1)),
+    ],
+)
+def test_groups_lie_in_domains_of_eight(size: int, stride: int, group: Group) -> None:
+    layout = build_layout(toy.run(gpus=64, training={"global_batch": 64}))
+    assert layout.domain == 8
+    assert layout.group(size, stride) == group
+    assert group.domains * group.per_domain == size
+
+
+def test_ranks_of_a_tensor_group_are_neighbours_and_stages_lie_farthest_apart() -> None:
+    run = toy.run(gpus=64, parallelism={"tp": 4, "cp": 2, "pp": 2}, training={"global_batch": 8})
+    layout = build_layout(run)
+    assert layout.tensor_group == Group(4, 4)
+    assert layout.context_group == Group(2, 2)
+    assert layout.data_group == Group(8, 2)
+    send = build_graph(prepare(run)).pipeline.send
+    assert send is not None
+    assert send.work.group == Group(2, 1)  # type: ignore[union-attr]  # across nodes
+
+
+@pytest.mark.parametrize(
+    ("layers", "pp", "vpp", "pads", "sizes"),
+    [
+        (8, 2, 1, True, [[4], [4]]),
+        (8, 2, 2, True, [[2, 2], [2, 2]]),
+        (10, 4, 1, True, [[2], [3], [3], [2]]),  # embedding and loss stand for a layer each
+        (10, 4, 1, False, [[3], [3], [2], [2]]),
+        (9, 4, 1, True, [[3], [2], [2], [2]]),
+        (14, 2, 4, True, [[1, 2, 2, 2], [2, 2, 2, 1]]),
+    ],
+)
+def test_layers_of_the_stages(layers: int, pp: int, vpp: int, pads: bool, sizes: list[list[int]]) -> None:
+    chunks = split_layers(layers, pp, vpp, pads)
+    assert [[len(chunk) for chunk in stage] for stage in chunks] == sizes
+    assert sorted(i for stage in chunks for chunk in stage for i in chunk) == list(range(layers))
+    assert [chunks[k % pp][k // pp][0] for k in range(pp * vpp)] == sorted(c[0] for stage in chunks for c in stage)
+
+
+def held_by_all(run: Run) -> float:
+    """Parameters of all ranks together, each replicated one counted once."""
+    layout = build_layout(run)
+    layers: Sequence[Any] = layers_of(run)
+    chunks = split_layers(len(layers), layout.pp, layout.vpp, True)
+    total = 0.0
+    for stage in range(layout.pp):
+        dense, expert = stage_held(run.model, layout, [layers[i] for c in chunks[stage] for i in c], stage)
+        total += dense * layout.tp + expert * layout.ep * layout.etp
+    return total
+
+
+@pytest.mark.parametrize(
+    "name",
+    "llama3.1-8b mixtral-8x7b deepseek-v3 qwen2.5-0.5b bloom-176b switch-base mowe-base-32k peer-224m".split(),
+)
+def test_one_gpu_holds_every_parameter(name: str) -> None:
+    run = toy.run(model=name)
+    assert held_by_all(run) == pytest.approx(run.model.parameters, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "qwen2.5-0.5b", "switch-base"])
+@pytest.mark.parametrize("split", [{"pp": 4}, {"pp": 2, "vpp": 3}, {"ep": 8}, {"ep": 4, "etp": 2, "pp": 4}])
+def test_the_ranks_of_a_machine_hold_every_parameter_once(name: str, split: dict[str, int]) -> None:
+    """A tied head is a second copy of the embedding where a pipeline parts them."""
+    if name == "qwen2.5-0.5b":
+        split = {**split, "ep": 1}
+    run = toy.run(model=name, gpus=32, parallelism=split, training={"global_batch": 32})
+    model = run.model
+    copy = model.vocab_size * model.hidden_size if model.tie_word_embeddings and split.get("pp", 1) > 1 else 0
+    assert held_by_all(run) == pytest.approx(model.parameters + copy, rel=1e-12)
+
+
+def test_tensor_parallel_ranks_each_hold_norms_and_routers() -> None:
+    run = toy.run(gpus=8, model=toy.MOE_MODEL, parallelism={"tp": 4, "ep": 2})
+    model = run.model
+    shared = sum(counts.router_parameters(model) + counts.norm_parameters_per_layer(model) for _ in range(4))
+    replicated = shared + counts.final_norm_parameters(model)
+    assert held_by_all(run) == model.parameters + 3 * replicated
