@@ -169,3 +169,13 @@ def test_settings_are_never_markup_and_the_page_repeats() -> None:
     assert "<b>bold" not in html
     assert html == render_sweep(frame, title="<b>bold</b>")
     assert data_of(html, "sweep-data")["values"][0][0] == "<script>alert(1)</script>"
+
+
+def test_days_of_different_amounts_of_work_are_not_compared() -> None:
+    short = samples.training(name="short", summary=samples.summary(tokens=1e9))
+    quick = short.model_copy(update={"days": samples.near(0.02), "cost_usd": samples.near(90)})
+    page = Page(render_compare([samples.training(), quick]))
+    assert plain(page.findings[0]) == (
+        "mixtral-8x7b-64xh100 and short can't be told apart as the fastest: 495 k tokens/s against 495 k tokens/s."
+    )
+    assert "Time for all tokens" in page.text["figures"]

@@ -332,3 +332,12 @@ def test_electricity_held_in_rent_is_shown_and_not_added() -> None:
 def test_alike_stages_share_a_row() -> None:
     text = plain(Page(page_of("huge")).text["memory"])
     assert "Stages 8 to 62" in text
+
+
+def test_tpus_are_called_so() -> None:
+    result = samples.training(summary=samples.summary(device="tpu-v4", gpus=1024))
+    page = Page(render_run(result))
+    assert "with these 1,024 TPUs takes about" in plain(page.findings[0])
+    assert "Throughput per TPU" in page.text["figures"]
+    words = page.all_text().replace("GPUs rented for", "").replace("GPU-hour", "")
+    assert "GPU" not in words.replace("NVLink, per GPU", "").replace("InfiniBand rail, per GPU", "")

@@ -15,6 +15,7 @@ from simulator.report.compare_tables import (
     memory_chart,
     memory_table,
     named,
+    same_tokens,
     settings_table,
     sources_table,
     time_chart,
@@ -73,6 +74,8 @@ def _answers(runs: list[Named]) -> list[str]:
     if len(runs) == 1:
         return [f"Only {runs[0].name} is feasible; there is nothing to compare it with."]
     shared = set.intersection(*(set(run.result.numbers()) for run in runs))
+    if not same_tokens(runs):
+        shared -= {"days", "cost_usd"}  # of different amounts of work
     keys = [(next((key for key in keys if key in shared), ""), word) for keys, word in (_SPEED, _MONEY)]
     found = [_rank(runs, key, word) for key, word in keys if key]
     if not found:

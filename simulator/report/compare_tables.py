@@ -34,6 +34,11 @@ def named(results: Sequence[Result]) -> list[Named]:
     return out
 
 
+def same_tokens(runs: Sequence[Named]) -> bool:
+    """Whether the runs do the same amount of work, so that their days and costs can be compared."""
+    return len({run.result.summary.tokens for run in runs}) == 1
+
+
 def difference(a: Number, b: Number) -> Number:
     """`a` less `b` with errors taken as independent: half-widths add in squares."""
     value = a.value - b.value
@@ -54,7 +59,7 @@ def figures_table(runs: list[Named]) -> Table:
         scale = metric.scale([number.value for number in shown])
         cells = [_figure(number, scale) for number in row]
         first = next(run for run, number in zip(runs, row, strict=True) if number is not None)
-        rows.append([label(metric, first.result), *cells])
+        rows.append([label(metric, first.result) if same_tokens(runs) else metric.label, *cells])
     return table("figures", _columns("Figure", runs), rows, min_width=220 + 170 * len(runs))
 
 

@@ -112,7 +112,7 @@ def _row(lever: Lever, part: Number, axis: Axis, result: Result) -> Row:
         code=f"{lever.path}: {lever.change}" if setting else "",
         value=numbers.signed_share(part.value),
         value_below=below,
-        segments=(bar(axis, 0, part.value, color=lever.color or "accent"),) if part.value else (),
+        segments=(bar(axis, 0, part.value, color=lever.color or "m5"),) if part.value else (),
         whisker=whisker(axis, part),
         interval=f"{numbers.signed_share(part.low)} to {numbers.signed_share(part.high)}",
     )

@@ -53,7 +53,7 @@ def roofline_chart(result: Result, *, wide: bool) -> str:
             marks.append(Mark(x, y, radius, f"{numbers.sentence(row.name)} {numbers.round_share(row.share_of_step)}"))
     roof, taken = _roof(frame, result, wide=wide, marks=marks)
     labels = []
-    for spot in svg.place(marks, frame.area, taken):
+    for spot in svg.place(marks, frame.area, taken, [_stroke(frame, row) for row in rows]):
         if spot.leader:
             labels.append(svg.line(spot.mark.x, spot.mark.y, *spot.joint, stroke="muted"))
         labels.append(svg.text(spot.x, spot.y, spot.mark.words, anchor=spot.anchor, halo=True))
@@ -192,11 +192,17 @@ def _rate(value: float, unit: str) -> str:
     return numbers.si([value], unit, smallest=0).text(value)
 
 
+def _stroke(frame: _Frame, row: OperatorRow) -> Box:
+    """Where the interval of the achieved rate is drawn."""
+    rate = row.flops / row.seconds
+    x, top = frame.at(row.flops / row.bytes, rate * (1 + row.relative_error))
+    _, bottom = frame.at(1, rate / (1 + row.relative_error))
+    return Box(x - 1, top, x + 1, bottom)
+
+
 def _dot(frame: _Frame, row: OperatorRow, x: float, y: float, radius: float, unit: str) -> str:
     """A dot with its interval through it; the title names what the table holds."""
-    rate = row.flops / row.seconds
-    _, top = frame.at(1, rate * (1 + row.relative_error))
-    _, bottom = frame.at(1, rate / (1 + row.relative_error))
+    rate, stroke = row.flops / row.seconds, _stroke(frame, row)
     title = (
         f"{numbers.sentence(row.name)}: {numbers.significant(row.flops / row.bytes)} FLOP/byte, "
         f"{_rate(rate, 'FLOP/s')}, {numbers.share(row.share_of_step)} of the {unit}"
@@ -211,4 +217,4 @@ def _dot(frame: _Frame, row: OperatorRow, x: float, y: float, radius: float, uni
         stroke="var(--bg)",
         stroke_width=1,
     )
-    return circle + svg.line(x, top, x, bottom, stroke="ink", width=1.2)
+    return circle + svg.line(x, stroke.top, x, stroke.bottom, stroke="ink", width=1.2)

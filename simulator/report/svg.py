@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -93,8 +94,11 @@ class Placed:
         return self.x, self.y - 13 if self.y > self.mark.y else self.y + 3
 
 
-def place(marks: list[Mark], area: Box, taken: list[Box]) -> list[Placed]:
-    """Labels in order of the marks, beside their mark or on a leader; one that finds no room is dropped."""
+def place(marks: list[Mark], area: Box, taken: list[Box], thin: Sequence[Box] = ()) -> list[Placed]:
+    """Labels in order of the marks, beside their mark or on a leader; one that finds no room is dropped.
+
+    Neither words nor leaders touch what is `taken`; leaders may cross what is `thin`.
+    """
     boxes = [*taken, *map(disc, marks)]
     placed = []
     for mark in marks:
@@ -102,7 +106,8 @@ def place(marks: list[Mark], area: Box, taken: list[Box]) -> list[Placed]:
             box = _box(spot)
             path = _leader(spot)
             others = [b for b in boxes if b != disc(mark)]
-            if box.inside(area) and not any(part.touches(b) for b in others for part in (box, *path)):
+            free = not any(part.touches(b) for b in others for part in (box, *path))
+            if free and box.inside(area) and not any(box.touches(b) for b in thin):
                 placed.append(spot)
                 boxes += [box.grown(1), *path]
                 break

@@ -153,7 +153,7 @@ def _matrix(title: str, caption: str, color: str, matrix: Matrix) -> MatrixTable
 
 def _column_px(labels: list[str]) -> int:
     """What a column needs for its label at 12 px, or for a cell of four characters."""
-    return max(40, round(7.4 * max(map(len, labels))) + 6)
+    return max(40, round(7.2 * max(map(len, labels))) + 2)
 
 
 def _numbers(labels: list[str]) -> list[str]:
