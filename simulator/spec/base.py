@@ -170,18 +170,19 @@ def _fields_at(kind: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     """Field names valid at `path` below `kind`."""
     for part in path:
         field = kind.model_fields.get(part)
-        inner = next(_models_in(field.annotation), None) if field else None
+        inner = next(models_in(field.annotation), None) if field else None
         if inner is None:
             return []
         kind = inner
     return [field.alias or name for name, field in kind.model_fields.items()]
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The records that an annotation names, such as Training in `Training | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
-        yield from _models_in(argument)
+        yield from models_in(argument)
 
 
 @lru_cache(maxsize=1)
