@@ -53,7 +53,8 @@ def read(frame: pandas.DataFrame) -> SweepData:
 
     Raises ValueError where the table has no column of a metric that can be ranked.
     """
-    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    plain = frame.astype(object).where(frame.notna(), None)
+    records = [{str(column): value for column, value in row.items()} for row in plain.to_dict("records")]
     paths = [str(column) for column in frame.columns if _is_axis(str(column))]
     values = {path: _unique(_text(record[path]) for record in records) for path in paths}
     axes = tuple(path for path in paths if len(values[path]) > 1)
