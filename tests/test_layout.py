@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import toy
+from hypothesis import given
+from strategies import splits
 
 from simulator.errors import InfeasibleError
 from simulator.graph.builder import build_graph, prepare
@@ -15,7 +17,7 @@ from simulator.graph.operator import Group
 from simulator.graph.parallel import build_layout, split_layers
 from simulator.graph.parameters_held import stage_held
 from simulator.spec import parameters as counts
-from simulator.spec.run import Run
+from simulator.spec.run import Run, with_field
 
 MOE = {"model": toy.MOE_MODEL}
 
@@ -30,7 +32,13 @@ MOE = {"model": toy.MOE_MODEL}
             "tp 3 must divide num_attention_heads 8",
             "parallelism.tp: 2",
         ),
-        (4, {"parallelism": {"tp": 8}}, "parallelism.tp", "tp 8 needs more than the 4 GPUs there are", None),
+        (
+            4,
+            {"parallelism": {"tp": 8}},
+            "parallelism.tp",
+            "tp 8 needs more than the 4 GPUs there are",
+            "parallelism.tp: 4",
+        ),
         (
             8,
             {"parallelism": {"tp": 2, "pp": 3}},
@@ -43,16 +51,22 @@ MOE = {"model": toy.MOE_MODEL}
             {"parallelism": {"pp": 8}, "training": {"global_batch": 8}},
             "parallelism.pp",
             "pp x vpp = 8 x 1 chunks need as many layers; the model has 4",
-            None,
+            "parallelism.pp: 4",
         ),
         (
             2,
             {"parallelism": {"pp": 2, "vpp": 4}},
             "parallelism.vpp",
             "pp x vpp = 2 x 4 chunks need as many layers; the model has 4",
-            None,
+            "parallelism.vpp: 3",  # six: embedding and loss stand for a layer each
         ),
-        (8, {"parallelism": {"ep": 8}}, "parallelism.ep", "ep 8 needs experts; toy-model has none", None),
+        (
+            8,
+            {"parallelism": {"ep": 8}},
+            "parallelism.ep",
+            "ep 8 needs experts; toy-model has none",
+            "parallelism.ep: 1",
+        ),
         (8, {**MOE, "parallelism": {"ep": 3}}, "parallelism.ep", "ep 3 must divide the 8 experts", "parallelism.ep: 2"),
         (
             4,
@@ -66,28 +80,28 @@ MOE = {"model": toy.MOE_MODEL}
             {**MOE, "parallelism": {"etp": 5}},
             "parallelism.etp",
             "etp 5 must divide moe_intermediate_size 256",
-            None,
+            "parallelism.etp: 4",
         ),
         (
             8,
             {"training": {"global_batch": 12}},
             "training.global_batch",
             "global_batch 12 must be a multiple of dp x micro_batch = 8 x 1",
-            "training.global_batch: 16",
+            "training.global_batch: 8",
         ),
         (
             1,
             {"training": {"global_batch": 6, "micro_batch": 4}},
             "training.global_batch",
             "global_batch 6 must be a multiple of dp x micro_batch = 1 x 4",
-            "training.global_batch: 8",
+            "training.global_batch: 4",
         ),
         (
             8,
             {"parallelism": {"cp": 8}, "training": {"seq_len": 60}},
             "parallelism.cp",
             "cp 8 must divide seq_len 60",
-            None,
+            "parallelism.cp: 4",
         ),
         (
             2,
@@ -107,6 +121,18 @@ def test_what_does_not_divide_is_refused(
     assert (error.path, error.message, error.suggestion) == (path, message, suggestion)
     tail = f". Nearest change that fits: {suggestion}." if suggestion else ""
     assert str(error) == f"{path}: {message}{tail}"
+
+
+@given(splits())
+def test_a_suggested_split_divides(split: dict[str, Any]) -> None:
+    """Whatever was wrong, the one change that is suggested is enough."""
+    given_run = toy.run(gpus=split.pop("gpus"), model=toy.MOE_MODEL, **split)
+    try:
+        build_layout(given_run)
+    except InfeasibleError as error:
+        if error.suggestion is not None:
+            path, value = error.suggestion.split(": ")
+            build_layout(with_field(given_run, path, int(value)))
 
 
 def test_data_parallelism_follows_from_the_gpus() -> None:

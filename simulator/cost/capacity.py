@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from simulator.cost.memory import BF16, CONTEXT_BYTES, FRAGMENTATION, WORKSPACE_BYTES, StageBytes, training_memory
 from simulator.errors import InfeasibleError, SimulatorError
@@ -14,7 +13,7 @@ from simulator.graph.layers import layers_of
 from simulator.graph.parallel import split_layers
 from simulator.graph.precision import element_bytes
 from simulator.spec import parameters as counts
-from simulator.spec.run import Run
+from simulator.spec.run import Run, with_field
 from simulator.units import GIB
 
 
@@ -91,12 +90,13 @@ def check_fits(run: Run, b: Build, memory: list[StageBytes]) -> None:
 
 def nearest_fit(run: Run, capacity: float) -> str | None:
     """The first single change, mildest first, after which the run divides and fits."""
-    for path, value, changed in _changes(run):
+    for path, value in _changes(run):
         try:
+            changed = with_field(run, path, value)
             if run.kind == "training":
-                memory = training_memory(prepare(changed()))
+                memory = training_memory(prepare(changed))
             else:
-                memory = inference_memory(prepare_inference(changed(), "decode", 1.0))
+                memory = inference_memory(prepare_inference(changed, "decode", 1.0))
         except (SimulatorError, ValueError):
             continue
         if max(stage.total for stage in memory) <= capacity:
@@ -104,38 +104,26 @@ def nearest_fit(run: Run, capacity: float) -> str | None:
     return None
 
 
-def _changes(run: Run) -> Iterator[tuple[str, object, Callable[[], Run]]]:
-    def change(path: str, value: object) -> tuple[str, object, Callable[[], Run]]:
-        block, field = path.split(".")
-        return path, value, lambda: _with(run, block, field, value)
-
+def _changes(run: Run) -> Iterator[tuple[str, object]]:
     split = run.parallelism
     if run.training is not None:
         micro_batch = run.training.micro_batch
         while micro_batch > 1:
             micro_batch //= 2
-            yield change("training.micro_batch", micro_batch)
-        yield from (change("training.sharding", kind) for kind in ("zero1", "zero3"))
-        yield from (change("training.recompute", kind) for kind in ("selective", "full"))
+            yield "training.micro_batch", micro_batch
+        yield from (("training.sharding", kind) for kind in ("zero1", "zero3"))
+        yield from (("training.recompute", kind) for kind in ("selective", "full"))
     if run.inference is not None:
         concurrency = run.inference.concurrency
         while concurrency > 1:
             concurrency //= 2
-            yield change("inference.concurrency", concurrency)
+            yield "inference.concurrency", concurrency
     for field in ("ep", "tp", "pp"):
         value = getattr(split, field) * 2
         while value <= run.hardware.gpus:
-            yield change(f"parallelism.{field}", value)
+            yield f"parallelism.{field}", value
             value *= 2
     gpus = run.hardware.gpus * 2
     while gpus <= run.hardware.gpus * 64 and run.inference is not None:
-        yield change("hardware.gpus", gpus)
+        yield "hardware.gpus", gpus
         gpus *= 2
-
-
-def _with(run: Run, block: str, field: str, value: object) -> Run:
-    record: Any = getattr(run, block)
-    data = {**record.model_dump(exclude_unset=True), field: value}
-    if block == "hardware":
-        return run.model_copy(update={block: record.model_copy(update={field: value})})
-    return run.model_copy(update={block: type(record).model_validate(data)})

@@ -5,12 +5,13 @@ Megatron's order: tensor ranks are neighbours, then context, (expert,) data, and
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from simulator.errors import InfeasibleError
 from simulator.graph.operator import Group
-from simulator.spec.run import Run
-from simulator.spec.settings import Settings, resolve_settings
+from simulator.spec.run import Run, with_field
+from simulator.spec.settings import Settings, resolve_settings, stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +83,25 @@ class Layout:
 
 
 def build_layout(run: Run) -> Layout:
-    """The layout of a run. Raises InfeasibleError with the rule, the values and a value that works."""
+    """The layout of a run. Raises InfeasibleError with the rule, the values and the nearest value that works."""
+    try:
+        return _layout(run)
+    except InfeasibleError as error:
+        raise InfeasibleError(
+            error.message,
+            path=error.path,
+            needed=error.needed,
+            available=error.available,
+            suggestion=_nearest_division(run, error.path or ""),
+        ) from None
+
+
+def _layout(run: Run) -> Layout:
     split, model, settings = run.parallelism, run.model, resolve_settings(run)
     gpus = run.hardware.gpus
-    _divides("parallelism.tp", split.tp, model.num_attention_heads, "num_attention_heads")
+    heads, layers = model.num_attention_heads, model.num_encoder_layers + model.num_hidden_layers
+    if heads % split.tp:
+        raise InfeasibleError(f"tp {split.tp} must divide num_attention_heads {heads}", path="parallelism.tp")
     if split.tp > gpus:
         raise InfeasibleError(f"tp {split.tp} needs more than the {gpus} GPUs there are", path="parallelism.tp")
     cell = split.tp * split.pp * split.cp
@@ -97,9 +113,10 @@ def build_layout(run: Run) -> Layout:
             available=float(gpus),
         )
     dp = gpus // cell
-    if split.pp * split.vpp > model.num_hidden_layers + 2:
+    chunks = split.pp * split.vpp
+    if chunks > layers and not (run.defaults.pads_uneven_pipeline and chunks == layers + 2):
         raise InfeasibleError(
-            f"pp x vpp = {split.pp} x {split.vpp} chunks need as many layers; the model has {model.num_hidden_layers}",
+            f"pp x vpp = {split.pp} x {split.vpp} chunks need as many layers; the model has {layers}",
             path="parallelism.vpp" if split.vpp > 1 else "parallelism.pp",
         )
     ep, etp, edp = _expert_split(run, settings)
@@ -108,7 +125,6 @@ def build_layout(run: Run) -> Layout:
         raise InfeasibleError(
             f"interleaving (vpp {split.vpp}) needs micro-batches that pp {split.pp} divides; there are {micro_batches}",
             path="parallelism.vpp",
-            suggestion="parallelism.vpp: 1",
         )
     return Layout(
         gpus=gpus,
@@ -140,7 +156,6 @@ def _expert_split(run: Run, settings: Settings) -> tuple[int, int, int]:
         raise InfeasibleError(
             f"ep {split.ep} must divide the {experts} experts",
             path="parallelism.ep",
-            suggestion=f"parallelism.ep: {_largest_divisor(experts, split.ep)}",
         )
     width = model.moe_intermediate_size or 0
     if width and width % settings.etp:
@@ -149,7 +164,6 @@ def _expert_split(run: Run, settings: Settings) -> tuple[int, int, int]:
         raise InfeasibleError(
             f"ep x etp = {split.ep} x {settings.etp} must divide the {stage_gpus} GPUs of a pipeline stage",
             path="parallelism.ep",
-            suggestion=f"parallelism.ep: {_largest_divisor(stage_gpus // settings.etp or 1, split.ep)}",
         )
     return split.ep, settings.etp, stage_gpus // (split.ep * settings.etp)
 
@@ -163,7 +177,6 @@ def _batch(run: Run, dp: int) -> tuple[int, int, int]:
             raise InfeasibleError(
                 f"global_batch {work.global_batch} must be a multiple of dp x micro_batch = {dp} x {work.micro_batch}",
                 path="training.global_batch",
-                suggestion=f"training.global_batch: {max(step, round(work.global_batch / step) * step)}",
             )
         if work.seq_len % run.parallelism.cp:
             raise InfeasibleError(
@@ -174,17 +187,32 @@ def _batch(run: Run, dp: int) -> tuple[int, int, int]:
     return -(-run.inference.concurrency // dp), 1, run.inference.isl
 
 
-def _divides(path: str, part: int, whole: int, name: str) -> None:
-    if whole % part:
-        raise InfeasibleError(
-            f"{path.rpartition('.')[2]} {part} must divide {name} {whole}",
-            path=path,
-            suggestion=f"{path}: {_largest_divisor(whole, part)}",
-        )
+def _nearest_division(run: Run, path: str) -> str | None:
+    """`path: value` with the nearest smaller value (of a batch, the nearest) for which the whole run divides."""
+    for value in _candidates(run, path):
+        try:
+            _layout(with_field(run, path, value))
+        except (InfeasibleError, ValueError):
+            continue
+        return f"{path}: {value}"
+    return None
 
 
-def _largest_divisor(whole: int, limit: int) -> int:
-    return next(d for d in range(min(whole, limit), 0, -1) if whole % d == 0)
+def _candidates(run: Run, path: str) -> Iterable[int]:
+    split, gpus = run.parallelism, run.hardware.gpus
+    match path:
+        case "training.global_batch":
+            assert run.training is not None
+            batch, cell = run.training.global_batch, split.tp * split.pp * split.cp
+            step = gpus // cell * run.training.micro_batch * (split.pp if split.vpp > 1 else 1)
+            return sorted((batch // step * step or step, batch // step * step + step), key=lambda n: abs(n - batch))
+        case "parallelism.vpp":
+            return range(min(split.vpp, run.model.num_hidden_layers) - 1, 0, -1)
+        case "parallelism":
+            return ()
+        case _:
+            now = stated(getattr(split, path.removeprefix("parallelism.")), split.tp)
+            return [d for d in range(min(now, gpus + 1) - 1, 0, -1) if gpus % d == 0]
 
 
 def split_layers(layers: int, pp: int, vpp: int, pads: bool) -> list[list[range]]:

@@ -72,6 +72,17 @@ class Run(Spec):
         return read_framework(self.framework)
 
 
+def with_field(run: Run, path: str, value: object) -> Run:
+    """The run with one field of one block replaced, as in ("parallelism.tp", 4).
+
+    Raises ValueError where the block's own rules refuse it.
+    """
+    block, _, field = path.partition(".")
+    record: Spec = getattr(run, block)
+    stated = {name: getattr(record, name) for name in record.model_fields_set}
+    return run.model_copy(update={block: type(record).model_validate({**stated, field: value})})
+
+
 def set_path(data: dict[str, Any], path: str, value: object) -> None:
     """Set `a.b.c` in nested mappings. A catalog name on the way (`device: h100-sxm`) becomes `{extends: name}`."""
     *parents, last = path.split(".")
