@@ -1,8 +1,8 @@
 """The event engine: streams played in SimPy, their transfers sharing links.
 
-SimPy advances the streams and the clock; flows get their rates from `Links`. Only what can be disturbed costs events: one
-for a stretch of compute with the latency that follows it, two for a transfer. A transfer that finds room runs at its cap
-and disturbs nobody; otherwise the flows joined to it by links share anew and their timers are set again.
+SimPy advances the streams and the clock; flows get their rates from `Links`. Only what can be disturbed costs events:
+one for a stretch of compute with the latency that follows it, two for a transfer. A transfer that finds room runs at
+its cap and disturbs nobody; otherwise the flows joined to it by links share anew and their timers are set again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from simulator.engine.streams import Do, Instruction, Join, Key, Launch, Played,
 def play(streams: Streams, capacity: Sequence[float], slowdown: float = 0.0) -> Played:
     """When things happen if transfers share links of `capacity` bytes/s.
 
-    `slowdown` is the share of compute throughput that a stream loses while a transfer it launched is under way: the SMs
-    that communication kernels take. Raises DeadlockError where streams wait for each other. Deterministic.
+    `slowdown` is the share of compute throughput that a stream loses while a transfer it launched is under way: the
+    SMs that communication kernels take. Raises DeadlockError where streams wait for each other. Deterministic.
     """
     import simpy
 

@@ -15,7 +15,7 @@ from math import log2
 from simulator.cost.annotation import CostedGraph
 from simulator.engine.pipeline import Placed, Times, place, stage_ends
 from simulator.engine.program import Spent, spend
-from simulator.graph.graph import Chunk
+from simulator.graph.graph import Chunk, Pipeline
 from simulator.spec.constants import Constants, read_constants
 from simulator.units import US
 
@@ -40,6 +40,7 @@ class StepTimeline:
     times: Times
     noise: float
     certificate: str
+    engine: str = "fast (longest path over folded ranks)"
 
     @property
     def exact(self) -> bool:
@@ -169,14 +170,22 @@ def _tail(costed: CostedGraph, stage: int, times: Times, constants: Constants) -
 
 
 def _last_pass(costed: CostedGraph, chunks: Sequence[float]) -> float:
-    """Seconds between a stage's first complete chunk of gradients and its last.
+    """Seconds of the tasks in which a stage's last chunk of gradients or first of parameters is not yet complete."""
+    return sum(chunks[:-1]) * _together(costed.graph.pipeline) + chunks[-1]
+
+
+def last_tasks(pipeline: Pipeline) -> int:
+    """Tasks of a stage in which overlapped gradients or parameters can hide.
 
     One micro-batch's pass without interleaving. With v chunks the last micro-batches go through them one after the
-    other, `stages` at a time, so all but one chunk's gradients are complete that much earlier.
+    other, `stages` at a time and from the last chunk to the first, so the last chunk's gradients are complete after its
+    last task; parameters are needed in the mirrored order.
     """
-    pipeline = costed.graph.pipeline
-    together = min(pipeline.stages, pipeline.micro_batches)
-    return sum(chunks[1:]) * together + chunks[0]
+    return (pipeline.chunks - 1) * _together(pipeline) + 1
+
+
+def _together(pipeline: Pipeline) -> int:
+    return min(pipeline.stages, pipeline.micro_batches)
 
 
 def _doublings(ranks: int, constants: Constants) -> float:
@@ -189,7 +198,7 @@ def _certificate(costed: CostedGraph) -> str:
     concurrent = {operator.item for program in graph.programs for operator in program.background}
     if graph.overlap_gradients and any(end["gradient_sync"] for end in costed.ends):
         concurrent.add("gradient_sync")
-    if costed.send and graph.pipeline.overlap_send:
+    if costed.send:  # it enters a stage that may be communicating itself, or receiving from the other side
         concurrent.add("send_recv")
     if not concurrent:
         return ""

@@ -1,9 +1,9 @@
 """Max-min fair sharing of links among transfers.
 
-Every transfer would like to run at its cap. Where the transfers of a link ask for more than it carries, all of them get
-the same rate, and what one can't use because it is held up elsewhere goes to the others (progressive filling: Bertsekas
-and Gallager, Data Networks, 2nd ed., section 6.5.2). A transfer may load a link by more or less than its own rate: eight
-folded ranks load their node's port eight times over, a ring leaves a node only once for all of them.
+Every transfer would like to run at its cap. Where the transfers of a link ask for more than it carries, all of them
+get the same rate, and what one can't use because it is held up elsewhere goes to the others (progressive filling:
+Bertsekas and Gallager, Data Networks, 2nd ed., section 6.5.2). A transfer may load a link by more or less than its
+own rate: eight folded ranks load their node's port eight times over, a ring leaves a node only once for all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ SLACK = 1e-12
 
 
 class Transfer(NamedTuple):
-    """Bytes to move: `latency` seconds first, then at most `cap` bytes/s; each of them loads links with so many bytes."""
+    """Bytes to move: `latency` seconds first, then at most `cap` bytes/s; each of them loads links with so many
+    bytes."""
 
     name: str
     item: str
@@ -83,7 +84,8 @@ def fair_rates(flows: Sequence[Flow], capacity: Sequence[float]) -> tuple[list[f
 
 
 class Links:
-    """The links of a machine and the flows on them; flows join and leave, and only those that notice get a new rate."""
+    """The links of a machine and the flows on them; flows join and leave, and only those that notice get a new
+    rate."""
 
     def __init__(self, capacity: Iterable[float]) -> None:
         self.capacity = tuple(capacity)

@@ -1,12 +1,13 @@
 """What streams do: the instructions both engines of this package can play, and the record of a play.
 
-A stream runs its instructions in issue order, as a CUDA stream does. It computes and moves data, starts transfers beside
-itself and joins them, and waits for signals of other streams. Streams are iterables, so that long ones need no memory.
+A stream runs its instructions in issue order, as a CUDA stream does. It computes and moves data, starts transfers
+beside itself and joins them, and waits for signals of other streams. Streams are iterables, so that long ones need no
+memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -165,26 +166,3 @@ def _place(transfer: Transfer, now: float, transfers: list[Interval]) -> float:
     if end > start:
         transfers.append(Interval(start, end, transfer))
     return end
-
-
-def overloaded(alone: Alone, capacity: Sequence[float]) -> int | None:
-    """The first link on which transfers that overlap in an undisturbed play ask for more than it carries, or None.
-
-    None means that sharing changes nothing: by induction over the events of the play, every transfer gets its cap.
-    """
-    steps: list[tuple[float, int, int, float]] = []
-    for start, end, transfer in alone.transfers:
-        for link, load in transfer.loads:
-            steps.append((start, 1, link, load * transfer.cap))
-            steps.append((end, 0, link, -load * transfer.cap))
-    steps.sort(key=lambda step: step[:2])  # what ends makes room for what starts at the same time
-    loads = [0.0] * len(capacity)
-    for _, _, link, rate in steps:
-        loads[link] += rate
-        if loads[link] > capacity[link] * (1 + ROUNDING):
-            return link
-    return None
-
-
-ROUNDING = 1e-9
-"""Relative excess of a link's load that sums of floats can have."""
