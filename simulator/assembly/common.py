@@ -67,7 +67,7 @@ def summary(b: Build) -> Summary:
     )
 
 
-def frame(b: Build, costed: CostedGraph, stages: Sequence[StageTotals], certificate: str) -> Result:
+def frame(b: Build, costed: CostedGraph, stages: Sequence[StageTotals], engine: str, certificate: str) -> Result:
     """A Result with everything that does not depend on the kind of work; metrics are still absent."""
     run = b.run
     return Result(
@@ -81,7 +81,7 @@ def frame(b: Build, costed: CostedGraph, stages: Sequence[StageTotals], certific
         run_file=run.source_text,
         provenance=Provenance(
             version=__version__,
-            engine="fast (longest path over folded ranks)",
+            engine=engine,
             certificate=certificate or "certified: no two transfers can share a link",
             profile=f"{costed.machine.curves.name} priors",
             created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -10,6 +10,7 @@ from simulator.assembly.metrics import batch_figures, inference_metrics
 from simulator.assembly.timeline import block_spans, color_shares
 from simulator.assembly.totals import mean_sums, stage_totals
 from simulator.assembly.traffic import traffic_record
+from simulator.engine.fast import FAST
 from simulator.graph.builder import Build
 from simulator.result import Chunk, Energy, Number, Price, Result, Timeline
 from simulator.spec import parameters as counts
@@ -25,7 +26,7 @@ def assemble_inference(batch: Batch) -> Result:
     stages, gpus, joules = stage_totals(costed), run.hardware.gpus, figures.joules
     parts = [joules.compute, joules.memory, joules.network, joules.static, joules.facility]
     density_active, density_stored = counts.graph_density(run.model)
-    return frame(b, costed, stages, "").model_copy(
+    return frame(b, costed, stages, FAST, "").model_copy(
         update={
             **inference_metrics(batch, figures),
             "model_flops_per_gpu": Number.exact(figures.model_flops / gpus),

@@ -36,6 +36,7 @@ _LABELS: dict[str, tuple[str, GroupName]] = {
     "parameter_gather": ("Parameter all-gather", "communicating"),
     "bubble": ("Pipeline fill and drain", "waiting"),
     "uneven": ("Uneven stages", "waiting"),
+    "sharing": ("Waiting for shared links", "waiting"),
     "noise": ("Noise of the slowest rank", "waiting"),
     "host": ("Kernel launch gaps", "host"),
     "engine": ("Scheduler and sampling", "host"),

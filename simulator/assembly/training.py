@@ -29,7 +29,7 @@ def assemble_training(step: Step) -> Result:
     energy = [joules.compute, joules.memory, joules.network, joules.static, joules.facility]
     energy_numbers = [timed(value, u.POWER_ERROR, "datasheet") for value in energy]
     tokens = work.global_batch * work.seq_len
-    return frame(b, costed, stages, timeline.certificate).model_copy(
+    return frame(b, costed, stages, timeline.engine, timeline.certificate).model_copy(
         update={
             **training_metrics(step, figures),
             "model_flops_per_gpu": Number.exact(figures.model_flops),

@@ -19,6 +19,8 @@ from simulator.graph.graph import Chunk, Pipeline
 from simulator.spec.constants import Constants, read_constants
 from simulator.units import US
 
+FAST = "fast (longest path over folded ranks)"
+
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
@@ -40,7 +42,7 @@ class StepTimeline:
     times: Times
     noise: float
     certificate: str
-    engine: str = "fast (longest path over folded ranks)"
+    engine: str = FAST
 
     @property
     def exact(self) -> bool:

@@ -98,6 +98,8 @@ class Execution(Spec):
     dp_overlap: bool | None = None
     p2p_overlap: bool | None = None
     attention: AttentionKernel | None = None
+    communication_sms: Positive | None = None
+    """SMs that communication takes while it runs beside compute, beyond what the calibrated overlap holds; played with events."""
 
 
 class Economics(Spec):
