@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from simulator.assembly.uncertainty import Z90
-from simulator.cost.price import rent_usd
 from simulator.errors import InfeasibleError, SimulatorError
-from simulator.result import Lever, Number, Result
+from simulator.result import Color, Lever, Number, Result
 from simulator.simulation import inference_batch, training_step
 from simulator.spec.run import Run
 from simulator.spec.settings import resolve_settings
@@ -44,9 +43,28 @@ def find_levers(run: Run, result: Result) -> list[Lever]:
                 cost_usd=_difference(cost * delta / base, basis) if cost is not None else None,
                 feasible=reason is None,
                 reason=reason,
+                color=_color(run, path),
             )
         )
     return sorted(levers, key=lambda lever: (not lever.feasible, lever.step_time_s.value))
+
+
+def _color(run: Run, path: str) -> Color:
+    """The kind of time a change acts on."""
+    sparse = run.model.is_moe
+    match path.split(".")[-2:]:
+        case ["memory", _] | ["training", "recompute" | "micro_batch"]:
+            return "mem"
+        case ["scale_up", _] if sparse and run.parallelism.ep > 1:
+            return "a2a"
+        case ["execution", "a2a_overlap" | "moe_dispatcher"]:
+            return "a2a"
+        case ["scale_up" | "network", _] | ["execution", _] | ["parallelism", "tp"]:
+            return "comm"
+        case ["parallelism", _]:
+            return "wait"
+        case _:
+            return "expert" if sparse else "dense"
 
 
 def _difference(value: float, basis: Any) -> Number:
@@ -84,7 +102,9 @@ def _hardware(run: Run) -> Iterator[Change]:
     tdp = device.model_copy(update={"tdp": device.tdp * BETTER})
     yield better("Power limit", "hardware.device.tdp", device=tdp)
     memory = device.memory.model_copy(update={"bandwidth": device.memory.bandwidth * BETTER})
-    yield better("HBM bandwidth", "hardware.device.memory.bandwidth", device=device.model_copy(update={"memory": memory}))
+    yield better(
+        "HBM bandwidth", "hardware.device.memory.bandwidth", device=device.model_copy(update={"memory": memory})
+    )
     if hardware.gpus > 1:
         links = device.scale_up.model_copy(update={"bandwidth": device.scale_up.bandwidth * BETTER})
         faster = device.model_copy(update={"scale_up": links})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from simulator import __version__
 from simulator.assembly import uncertainty as u
 from simulator.assembly.assumptions import assumptions, basis_rows, not_modelled
-from simulator.assembly.totals import StageTotals
+from simulator.assembly.totals import OperatorTotal, StageTotals
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.machine import Machine
 from simulator.cost.memory import StageBytes
@@ -92,7 +93,9 @@ def frame(b: Build, costed: CostedGraph, stages: Sequence[StageTotals], engine: 
 
 def resolved(run: Run) -> dict[str, object]:
     """The run as plain data, catalogs resolved to names, defaults filled in."""
-    data: dict[str, object] = run.model_dump(mode="json", exclude={"model", "hardware", "source_text"}, exclude_none=True)
+    data: dict[str, object] = run.model_dump(
+        mode="json", exclude={"model", "hardware", "source_text"}, exclude_none=True
+    )
     hardware = run.hardware
     data["model"] = run.model.name
     data["hardware"] = {
@@ -124,19 +127,25 @@ def memory_by_stage(stages: list[StageBytes]) -> list[StageMemory]:
         roles = [name for name, here in (("embedding", index == 0), ("logits", index == last)) if here]
         label = f"Stage {index}" + (f" ({', '.join(roles)})" if roles and last else "")
         total = u.number(sum(stage.parts().values()), u.MEMORY_ERROR, "interpolated")
-        rows.append(
-            StageMemory(stage=index, label=label, parts=stage.parts(), total=total, peak_moment=stage.moment)
-        )
+        rows.append(StageMemory(stage=index, label=label, parts=stage.parts(), total=total, peak_moment=stage.moment))
     return rows
 
 
 def operator_rows(
     costed: CostedGraph, stages: Sequence[StageTotals], seconds: float, errors: Mapping[str, float]
 ) -> list[OperatorRow]:
-    """Every kind of operator of the busiest stage, longest first, forward and backward apart."""
+    """Every kind of operator of the busiest stage, longest first, forward and backward together."""
     busiest = max(stages, key=lambda stage: sum(total.seconds for total in stage.operators.values()))
-    rows = []
+    merged: dict[str, OperatorTotal] = {}
     for name, total in busiest.operators.items():
+        base = _PASS.sub("", name)
+        into = merged.setdefault(base, OperatorTotal(total.operator))
+        into.calls += total.calls
+        into.flops += total.flops
+        into.bytes += total.bytes
+        into.seconds += total.seconds
+    rows = []
+    for name, total in merged.items():
         operator = total.operator
         if total.seconds <= 0:
             continue
@@ -156,6 +165,10 @@ def operator_rows(
             )
         )
     return sorted(rows, key=lambda row: -row.seconds)
+
+
+_PASS = re.compile(r" (dgrad|wgrad|grad|input|grad input)$")
+"""What an operator's backward parts add to its name."""
 
 
 def _bound(machine: Machine, work: object, flops: float, moved: float, seconds: float) -> str:  # type: ignore[return]

@@ -6,6 +6,7 @@ from simulator.assembly import uncertainty as u
 from simulator.assembly.breakdown import breakdown_items, communication
 from simulator.assembly.common import frame, memory_by_stage, memory_record, operator_rows
 from simulator.assembly.evaluated import Step
+from simulator.assembly.memory_rules import memory_rules
 from simulator.assembly.metrics import StepFigures, step_figures, training_metrics
 from simulator.assembly.timeline import training_timeline
 from simulator.assembly.totals import stage_totals
@@ -48,6 +49,7 @@ def assemble_training(step: Step) -> Result:
                 figures.exposed, figures.hidden, evidence.errors, evidence.model, evidence.basis
             ),
             "memory_by_stage": memory_by_stage(step.memory),
+            "memory_rules": memory_rules(b),
             "operators": operator_rows(costed, stages, figures.seconds, evidence.errors),
             "timeline": training_timeline(costed, timeline),
             "traffic": traffic_record(b, costed, stages, sums, figures.seconds),
@@ -66,6 +68,9 @@ def _bill(run: Run, figures: StepFigures) -> list[Price]:
         rows.append(Price(item="Rent", amount=amount, usd=timed(rent)))
     power = electricity_usd(joules, run.economics)
     if power is not None:
-        amount = f"{joules / 3.6e9:,.3g} MWh at the meter" + (", included in rent" if rent is not None else "")
-        rows.append(Price(item="Electricity", amount=amount, usd=timed(power, u.POWER_ERROR)))
+        amount = (
+            f"{joules / 3.6e9:,.0f} MWh at the meter" if joules > 3.6e10 else f"{joules / 3.6e6:,.0f} kWh at the meter"
+        )
+        usd = timed(power, u.POWER_ERROR)
+        rows.append(Price(item="Electricity", amount=amount, usd=usd, included=rent is not None))
     return rows
