@@ -31,9 +31,9 @@ def retime(
 ) -> StepTimeline:
     """The timeline of a step that the fast engine has timed; its `engine` and `certificate` say who timed it and why.
 
-    `communication_sms` SMs work on communication while it runs beside compute, beyond what the calibrated overlap rate
-    holds already; only the event engine sees them, so stating them chooses it. Raises SpecError where the device has not
-    as many.
+    `communication_sms` SMs work on communication while it runs beside compute, beyond what the calibrated overlap
+    rate holds already; only the event engine sees them, so stating them chooses it. Raises SpecError where the device
+    has not as many.
     """
     if communication_sms is not None:
         return _with_sharing(expand(costed, fast), fast, _slowdown(costed, communication_sms))
