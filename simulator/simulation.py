@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from simulator.assembly.evaluated import Batch, Step
 from simulator.assembly.inference import assemble_inference
 from simulator.assembly.training import assemble_training
-from simulator.cost.annotation import CostedGraph, annotate
+from simulator.cost.annotation import CostedGraph, annotate, annotate_many
 from simulator.cost.capacity import check_fits, inference_memory, largest_concurrency
 from simulator.cost.machine import Machine, build_machine
-from simulator.cost.memory import training_memory
-from simulator.engine.fast import execute
+from simulator.cost.memory import StageBytes, training_memory
+from simulator.engine.fast import execute_many
 from simulator.engine.inference import PhaseTimeline, execute_phase
+from simulator.errors import SimulatorError
 from simulator.graph.builder import Build, build_graph, prepare
 from simulator.graph.graph import Phase
 from simulator.graph.inference import build_inference, prepare_inference
@@ -41,14 +43,51 @@ def simulate(run: Run) -> Result:
 def training_step(run: Run, *, check: bool = True) -> Step:
     """Graph, costs, time line and memory of one training step; `check` refuses a step that doesn't fit."""
     b = prepare(run)
-    machine = build_machine(run.hardware)
     memory = training_memory(b)
     if check:
-        check_fits(run, b, memory)
-    graph = build_graph(b)  # shapes and dependencies; knows no hardware
-    costed = annotate(graph, machine, run.defaults.host_speed)  # seconds if alone; knows no time line
-    timeline = execute(costed, run.hardware.gpus)  # who waits for whom; knows no FLOPs
-    return Step(b, costed, timeline, memory)
+        check_fits(run, memory)
+    return _timed([(b, memory)])[0]
+
+
+def training_steps(runs: Sequence[Run]) -> list[Step | SimulatorError]:
+    """The steps of many training runs, costed and timed together; for a run that can't be, the reason."""
+    outcomes: list[Step | SimulatorError] = []
+    ready: dict[int, tuple[Build, list[StageBytes]]] = {}
+    for number, run in enumerate(runs):
+        try:
+            assert run.training is not None
+            run.hardware.device.compute_precision(run.training.precision)
+            b = prepare(run)
+            memory = training_memory(b)
+            check_fits(run, memory, advise=False)
+            ready[number] = b, memory
+        except SimulatorError as error:
+            outcomes.append(error)
+    steps = dict(zip(ready, _timed_or_refused(list(ready.values())), strict=True))
+    refused = iter(outcomes)
+    return [steps[number] if number in steps else next(refused) for number in range(len(runs))]
+
+
+def _timed(parts: Sequence[tuple[Build, list[StageBytes]]]) -> list[Step]:
+    graphs = [build_graph(b) for b, _ in parts]  # shapes and dependencies; knows no hardware
+    points = [
+        (graph, build_machine(b.run.hardware), b.run.defaults.host_speed)
+        for graph, (b, _) in zip(graphs, parts, strict=True)
+    ]
+    costed = annotate_many(points)  # seconds if alone; knows no time line
+    timelines = execute_many([(c, b.run.hardware.gpus) for c, (b, _) in zip(costed, parts, strict=True)])  # who waits
+    return [Step(b, c, t, memory) for (b, memory), c, t in zip(parts, costed, timelines, strict=True)]
+
+
+def _timed_or_refused(parts: Sequence[tuple[Build, list[StageBytes]]]) -> list[Step | SimulatorError]:
+    """The steps; where one can't be costed or timed, halves are tried apart until it is alone with its reason."""
+    try:
+        return list(_timed(parts))
+    except SimulatorError as error:
+        if len(parts) == 1:
+            return [error]
+        half = len(parts) // 2
+        return _timed_or_refused(parts[:half]) + _timed_or_refused(parts[half:])
 
 
 def inference_batch(run: Run, *, check: bool = True) -> Batch:
@@ -59,7 +98,7 @@ def inference_batch(run: Run, *, check: bool = True) -> Batch:
     b = prepare_inference(run, "decode", work.isl + work.osl / 2)
     memory = inference_memory(b)
     if check:
-        check_fits(run, b, memory)
+        check_fits(run, memory)
     prefill = _phase(run, machine, "prefill", float(work.isl))
     decode = _phase(run, machine, "decode", work.isl + work.osl / 2)
     overhead = (framework.engine_step_us + framework.sequence_us * b.layout.micro_batch) * US

@@ -9,8 +9,7 @@ from simulator.errors import InfeasibleError, SimulatorError
 from simulator.graph import parameters_held as held
 from simulator.graph.builder import Build, prepare
 from simulator.graph.inference import kv_bytes_per_token, prepare_inference
-from simulator.graph.layers import layers_of
-from simulator.graph.parallel import split_layers
+from simulator.graph.layers import stack_of
 from simulator.graph.precision import element_bytes
 from simulator.spec import parameters as counts
 from simulator.spec.run import Run, with_field
@@ -22,12 +21,10 @@ def inference_memory(b: Build) -> list[StageBytes]:
     run, layout = b.run, b.layout
     work = run.inference
     assert work is not None
-    layers = layers_of(run)
-    chunks = split_layers(len(layers), layout.pp, 1, pads=False)
     size = element_bytes(work.precision)
     out = []
-    for stage in range(layout.pp):
-        dense, expert = held.stage_held(run.model, layout, [layers[i] for i in chunks[stage][0]], stage)
+    for stage, portion in enumerate(stack_of(run.model, layout.pp, 1, pads=False).stages):
+        dense, expert = held.stage_held(run.model, layout, dict(portion), stage)
         wide = _kept_wide(b, stage)
         weights = (dense - wide + expert) * size + wide * BF16
         cache = kv_bytes_per_token(run, layout) * (work.isl + work.osl) * layout.micro_batch
@@ -72,8 +69,8 @@ def largest_concurrency(run: Run, b: Build) -> int:
     return max(0, int(room / per_sequence)) * b.layout.dp
 
 
-def check_fits(run: Run, b: Build, memory: list[StageBytes]) -> None:
-    """Raise InfeasibleError where the fullest GPU needs more than it has, with the nearest change that fits."""
+def check_fits(run: Run, memory: list[StageBytes], *, advise: bool = True) -> None:
+    """Raise InfeasibleError where the fullest GPU needs more than it has, if `advise` with the nearest change."""
     capacity = run.hardware.device.memory.capacity
     fullest = max(memory, key=lambda stage: stage.total)
     if fullest.total <= capacity:
@@ -84,7 +81,7 @@ def check_fits(run: Run, b: Build, memory: list[StageBytes]) -> None:
         needed=fullest.total / GIB,
         available=capacity / GIB,
         breakdown=fullest.parts(),
-        suggestion=nearest_fit(run, capacity),
+        suggestion=nearest_fit(run, capacity) if advise else None,
     )
 
 

@@ -90,6 +90,7 @@ def _gemm_rate(machine: Machine, precision: str) -> GemmRate:
     return GemmRate(rate, bandwidth, curve.t0_us * US, curve.tk_us * US, curve.p, curve)
 
 
+@lru_cache(maxsize=256)
 def build_machine(hardware: Hardware) -> Machine:
-    """The machine of a run: its hardware with the priors of its architecture."""
+    """The machine of a run: its hardware with the priors of its architecture. Runs on the same hardware share it."""
     return Machine(hardware, read_priors(hardware.device.architecture))

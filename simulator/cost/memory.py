@@ -8,12 +8,12 @@ as Megatron Core and FSDP2 keep them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from simulator.graph import parameters_held as held
 from simulator.graph.builder import Build
-from simulator.graph.layers import Layer, layers_of
-from simulator.graph.parallel import split_layers
+from simulator.graph.layers import Layer, stack_of
 from simulator.units import GIB
 
 BF16, FP32 = 2.0, 4.0
@@ -57,17 +57,20 @@ class StageBytes:
 
 def training_memory(b: Build) -> list[StageBytes]:
     """Peak bytes of every stage of a training run."""
-    layers = layers_of(b.run)
-    chunks = split_layers(len(layers), b.layout.pp, b.layout.vpp, b.run.defaults.pads_uneven_pipeline)
-    return [_stage(b, stage, [[layers[i] for i in chunk] for chunk in chunks[stage]]) for stage in range(b.layout.pp)]
+    stack = stack_of(b.run.model, b.layout.pp, b.layout.vpp, b.run.defaults.pads_uneven_pipeline)
+    stored = {layer: stored_bytes(b, layer) for layer in stack.layers}
+    extra = {layer: live_bytes(b, layer) - stored[layer] for layer in stack.layers}
+    return [_stage(b, stage, dict(portion), stored, extra) for stage, portion in enumerate(stack.stages)]
 
 
-def _stage(b: Build, stage: int, chunks: list[list[Layer]]) -> StageBytes:
-    layers = [layer for chunk in chunks for layer in chunk]
+def _stage(
+    b: Build, stage: int, layers: Mapping[Layer, int], stored: Mapping[Layer, float], extra: Mapping[Layer, float]
+) -> StageBytes:
+    """Peak bytes of a stage: `stored` per layer and micro-batch in flight, `extra` during the layer's backward pass."""
     parameters, gradients, states, gathered = _states(b, stage, layers)
     flight = chunks_in_flight(stage, b.layout.pp, b.layout.vpp, b.layout.micro_batches, _schedule(b))
-    kept = sum(stored_bytes(b, layer) for layer in layers) / len(chunks) * flight
-    live = max((live_bytes(b, layer) - stored_bytes(b, layer) for layer in set(layers)), default=0.0)
+    kept = sum(stored[layer] * count for layer, count in layers.items()) / b.layout.vpp * flight
+    live = max((extra[layer] for layer in layers), default=0.0)
     first, last = stage == 0, stage == b.layout.pp - 1
     logits = _logits(b) if last else 0.0
     moment = "loss of the first micro-batch" if logits > live else "backward pass of the last layer held"
@@ -94,7 +97,7 @@ def chunks_in_flight(stage: int, pp: int, vpp: int, micro_batches: int, schedule
     return min((pp - stage - 1) * 2 + (vpp - 1) * pp + 1, total)
 
 
-def _states(b: Build, stage: int, layers: list[Layer]) -> tuple[float, float, float, float]:
+def _states(b: Build, stage: int, layers: Mapping[Layer, int]) -> tuple[float, float, float, float]:
     """(parameters, gradients, optimizer states, gathered parameters of ZeRO-3) in bytes."""
     layout, framework, model = b.layout, b.run.defaults, b.run.model
     assert b.run.training is not None
@@ -107,7 +110,7 @@ def _states(b: Build, stage: int, layers: list[Layer]) -> tuple[float, float, fl
     if b.run.training.offload == "optimizer":
         states = 0.0
     if sharding == "zero3":
-        widest = max((sum(held.layer_held(model, layout, layer)) for layer in set(layers)), default=0.0)
+        widest = max((sum(held.layer_held(model, layout, layer)) for layer in layers), default=0.0)
         embedding = model.vocab_size * model.hidden_size / layout.tp
         gathered = (2 * widest + embedding) * BF16
         # FSDP keeps one fp32 copy that is both master weight and parameter; Adam's moments make 12 of its 16 bytes.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from simulator.graph import parameters_held as held
 from simulator.graph.backward import backward_of, recomputed
 from simulator.graph.graph import Chunk, OperatorGraph, Phase, Pipeline, Program, StageEnd
-from simulator.graph.layers import Layer, layers_of
+from simulator.graph.layers import Layer, Portion, Stack, stack_of
 from simulator.graph.moe import ExpertLoad, expert_load, moe_feed_forward
 from simulator.graph.operator import Collective, Group, HostTransfer, Operator, Traffic
 from simulator.graph.overlap import hide
-from simulator.graph.parallel import Layout, build_layout, split_layers
+from simulator.graph.parallel import Layout, build_layout
 from simulator.graph.peer import peer_feed_forward
 from simulator.graph.transformer import ACTIVATION_BYTES, Shapes, attention, embedding, feed_forward, head
 from simulator.spec.constants import Constants, read_constants
@@ -63,25 +63,26 @@ def build_graph(b: Build) -> OperatorGraph:
     """The operator graph of one training step."""
     run = b.run
     layout, settings = b.layout, b.layout.settings
-    layers = layers_of(run)
-    chunks = split_layers(len(layers), layout.pp, layout.vpp, run.defaults.pads_uneven_pipeline)
+    stack = stack_of(run.model, layout.pp, layout.vpp, run.defaults.pads_uneven_pipeline)
     forward: dict[Layer | str, Program] = {}
     backward: dict[Layer | str, Program] = {}
-    for layer in dict.fromkeys(layers):
+    for layer in stack.layers:
         forward[layer], backward[layer] = _layer_programs(b, layer)
     forward["embedding"], backward["embedding"] = _programs(b, "embedding", embedding(b.shapes))
     forward["head"], backward["head"] = _programs(b, "logits and loss", head(b.shapes))
 
-    def chunk(stage: int, index: int, phase: Phase, programs: dict[Layer | str, Program]) -> Chunk:
-        runs: dict[Layer | str, int] = {}
-        if stage == 0 and index == 0:
-            runs["embedding"] = 1
-        for i in chunks[stage][index]:
-            runs[layers[i]] = runs.get(layers[i], 0) + 1
-        if stage == layout.pp - 1 and index == layout.vpp - 1:
-            runs["head"] = 1
-        ordered = tuple((programs[key], count) for key, count in runs.items())
-        return Chunk(stage, index, phase, ordered if phase == "forward" else ordered[::-1])
+    last = (layout.pp - 1, layout.vpp - 1)
+
+    def chunks(stage: int, phase: Phase, programs: dict[Layer | str, Program]) -> tuple[Chunk, ...]:
+        row = []
+        for index, portion in enumerate(stack.chunks[stage]):
+            runs = [(programs[layer], count) for layer, count in portion]
+            if (stage, index) == (0, 0):
+                runs.insert(0, (programs["embedding"], 1))
+            if (stage, index) == last:
+                runs.append((programs["head"], 1))
+            row.append(Chunk(stage, index, phase, tuple(runs if phase == "forward" else reversed(runs))))
+        return tuple(row)
 
     stages = range(layout.pp)
     return OperatorGraph(
@@ -93,9 +94,9 @@ def build_graph(b: Build) -> OperatorGraph:
             send=pipeline_send(b),
             overlap_send=settings.p2p_overlap and layout.vpp > 1,
         ),
-        forward=tuple(tuple(chunk(s, c, "forward", forward) for c in range(layout.vpp)) for s in stages),
-        backward=tuple(tuple(chunk(s, c, "backward", backward) for c in range(layout.vpp)) for s in stages),
-        ends=tuple(_stage_end(b, [i for c in chunks[s] for i in c], s) for s in stages),
+        forward=tuple([chunks(stage, "forward", forward) for stage in stages]),
+        backward=tuple([chunks(stage, "backward", backward) for stage in stages]),
+        ends=_stage_ends(b, stack),
         overlap_gradients=settings.dp_overlap,
         replicas=layout.gpus // layout.pp,
         programs=(*forward.values(), *backward.values()),
@@ -198,11 +199,25 @@ def pipeline_send(b: Build) -> Operator | None:
     return Operator("pipeline send", "send_recv", Collective("send_recv", size, Group(2, 2 if near else 1)))
 
 
-def _stage_end(b: Build, indices: list[int], stage: int) -> StageEnd:
+def _stage_ends(b: Build, stack: Stack) -> tuple[StageEnd, ...]:
+    """The ends of all stages; stages between the first and the last that hold the same share one."""
+    middle: dict[Portion, StageEnd] = {}
+    ends = []
+    for stage, portion in enumerate(stack.stages):
+        if stage in (0, b.layout.pp - 1):
+            ends.append(_stage_end(b, portion, stage))
+            continue
+        if portion not in middle:
+            middle[portion] = _stage_end(b, portion, stage)
+        ends.append(middle[portion])
+    return tuple(ends)
+
+
+def _stage_end(b: Build, portion: Portion, stage: int) -> StageEnd:
     """Gradient synchronisation, update and parameter gather of a stage."""
     layout, settings, framework = b.layout, b.layout.settings, b.run.defaults
     assert b.run.training is not None
-    dense, expert = held.stage_held(b.run.model, layout, [layers_of(b.run)[i] for i in indices], stage)
+    dense, expert = held.stage_held(b.run.model, layout, dict(portion), stage)
     sync, gather = [], []
     sharded_update = 0.0
     for count, group in ((dense, layout.data_group), (expert, layout.expert_data_group)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
 from simulator.graph.layers import Layer
 from simulator.graph.parallel import Layout
@@ -24,10 +24,13 @@ def layer_held(model: ModelSpec, layout: Layout, layer: Layer) -> tuple[float, f
     return dense, parts.experts / share / (layout.ep * layout.etp)
 
 
-def stage_held(model: ModelSpec, layout: Layout, layers: Sequence[Layer], stage: int) -> tuple[float, float]:
+def stage_held(
+    model: ModelSpec, layout: Layout, layers: Iterable[Layer] | Mapping[Layer, int], stage: int
+) -> tuple[float, float]:
     """The same for all layers of a stage, with the embedding on the first and norm and head on the last.
 
-    A tied head is a second copy of the embedding where both lie on different stages.
+    `layers` are those of the stage, or how many of each it has. A tied head is a second copy of the embedding where both
+    lie on different stages.
     """
     dense = expert = 0.0
     for layer, times in Counter(layers).items():

@@ -8,6 +8,7 @@ f feed-forward width, E experts, k experts per token, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def final_norm_parameters(model: ModelSpec) -> int:
     return norm_size(model) * (2 if model.num_encoder_layers else 1)
 
 
+@lru_cache(maxsize=1024)
 def layer_parameters(model: ModelSpec, kind: LayerKind, *, encoder: bool = False) -> LayerParameters:
     """One layer of that kind, of the decoder unless `encoder`."""
     blocks = 2 if model.num_encoder_layers and not encoder else 1

@@ -1,0 +1,160 @@
+"""Sweeps: every point of a grid simulated, in bulk, to one row of a table.
+
+A point goes through the same functions as a single run and ends with the same metrics; what only a report needs is left
+out. Points that cannot be are rows with their reason: those that do not fit are found before anything is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.assembly.evaluated import Batch, Step
+from simulator.assembly.metrics import batch_figures, inference_metrics, step_figures, training_metrics
+from simulator.errors import InfeasibleError, SimulatorError, SpecError
+from simulator.result import Number
+from simulator.simulation import inference_batch, training_steps
+from simulator.spec.grid import Grid
+from simulator.spec.run import Run
+from simulator.spec.sweep import Sweep, base_document, read_sweep
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Sweep", "evaluate", "read_sweep"]
+
+WINDOW = 512
+"""Points evaluated together: enough that numpy's overhead is spread thin, few enough to be held at once."""
+METRICS = (
+    "step_time_s", "ttft_s", "tpot_s", "tokens_per_s", "output_tokens_per_s", "tokens_per_s_per_gpu", "mfu",
+    "peak_memory_gib", "max_concurrency", "days", "cost_usd", "usd_per_million_output_tokens", "energy_total_j",
+    "joules_per_output_token", "average_power_w_per_gpu", "carbon_kg",
+)  # fmt: skip
+
+Metrics = Mapping[str, Number | None]
+Columns = dict[str, NDArray[np.float64]]
+
+
+def evaluate(sweep: Sweep, *, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> pandas.DataFrame:
+    """One row a point: its axes' values, its metrics with `.low` and `.high` where these differ, status and reason.
+
+    Metrics are named as in a Result, those that no point has are left out. `status` is "ok" or "infeasible"; a point
+    that doesn't fit still has its peak memory. `progress` is told how many points of how many are done.
+    """
+    text = sweep.model_dump_json()
+    starts = range(0, sweep.size, WINDOW)
+    columns: list[Columns] = []
+    reasons: list[str | None] = []
+    for window, why in _windows(text, starts, workers):
+        columns.append(window)
+        reasons += why
+        if progress is not None:
+            progress(len(reasons), sweep.size)
+    return _frame(sweep, columns, reasons)
+
+
+def _windows(text: str, starts: Sequence[int], workers: int) -> Iterator[tuple[Columns, list[str | None]]]:
+    if workers == 1 or len(starts) == 1:
+        yield from (_window(text, start) for start in starts)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(min(workers, len(starts))) as pool:
+        yield from pool.map(_window, [text] * len(starts), starts)
+
+
+def _window(text: str, start: int) -> tuple[Columns, list[str | None]]:
+    """(value, low and high of every metric; reason or None) of the points from `start` on."""
+    grid = _grid(text)
+    points = [grid.run(numbers) for numbers in _numbers(grid, start)]
+    runs = [point for point in points if isinstance(point, Run)]
+    outcomes = iter(_outcomes(runs))
+    table = np.full((len(points), len(METRICS), 3), np.nan)
+    reasons: list[str | None] = []
+    for row, point in zip(table, points, strict=True):
+        outcome = next(outcomes) if isinstance(point, Run) else point
+        if isinstance(outcome, SimulatorError):
+            reasons.append(str(outcome))
+            if isinstance(outcome, InfeasibleError) and outcome.breakdown and outcome.needed is not None:
+                row[METRICS.index("peak_memory_gib")] = outcome.needed
+            continue
+        reasons.append(None)
+        for column, key in enumerate(METRICS):
+            number = outcome.get(key)
+            if number is not None:
+                row[column] = number.value, number.low, number.high
+    columns = {
+        name: table[:, column, part]
+        for column, key in enumerate(METRICS)
+        for part, name in enumerate((key, f"{key}.low", f"{key}.high"))
+    }
+    return columns, reasons
+
+
+@lru_cache(maxsize=1)
+def _grid(text: str) -> Grid:
+    """The grid of a sweep, built once in each process."""
+    sweep = Sweep.model_validate_json(text)
+    return Grid(sweep, base_document(sweep.run, Path()))
+
+
+def _numbers(grid: Grid, start: int) -> Iterator[tuple[int, ...]]:
+    """The numbers of the axes' values for each point of a window, the last axis changing fastest."""
+    sizes = tuple(len(values) for values in grid.values)
+    places = np.arange(start, min(start + WINDOW, prod(sizes)))
+    return zip(*(axis.tolist() for axis in np.unravel_index(places, sizes)), strict=True)
+
+
+def _outcomes(runs: Sequence[Run]) -> list[Metrics | SimulatorError]:
+    """The metrics of each run, or why it can't be."""
+    if not runs:
+        return []
+    if runs[0].kind == "training":
+        return [_step_metrics(step) if isinstance(step, Step) else step for step in training_steps(runs)]
+    return [_batch_metrics(run) for run in runs]
+
+
+def _step_metrics(step: Step) -> Metrics:
+    return training_metrics(step, step_figures(step))
+
+
+def _batch_metrics(run: Run) -> Metrics | SimulatorError:
+    try:
+        batch: Batch = inference_batch(run)
+    except (InfeasibleError, SpecError) as error:
+        return error
+    return inference_metrics(batch, batch_figures(batch))
+
+
+def _frame(sweep: Sweep, columns: Sequence[Columns], reasons: list[str | None]) -> pandas.DataFrame:
+    import pandas
+
+    data: dict[str, Any] = _axis_columns(sweep)
+    for key in METRICS:
+        value, low, high = (
+            np.concatenate([window[name] for window in columns]) for name in (key, f"{key}.low", f"{key}.high")
+        )
+        if not np.isnan(value).all():
+            data[key] = value
+            if not np.array_equal(low, high, equal_nan=True):
+                data[f"{key}.low"], data[f"{key}.high"] = low, high
+    data["status"] = ["ok" if reason is None else "infeasible" for reason in reasons]
+    data["reason"] = reasons
+    return pandas.DataFrame(data)
+
+
+def _axis_columns(sweep: Sweep) -> dict[str, Any]:
+    """The value of every axis at every point; lists and blocks as text."""
+    columns: dict[str, Any] = {}
+    repeat, size = sweep.size, sweep.size
+    for path, values in sweep.axes.items():
+        repeat //= len(values)
+        shown = [str(value) if isinstance(value, list | dict) else value for value in values]
+        columns[path] = [value for value in shown for _ in range(repeat)] * (size // (repeat * len(values)))
+    return columns
