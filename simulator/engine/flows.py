@@ -54,7 +54,7 @@ class Flow:
 
 
 def fair_rates(flows: Sequence[Flow], capacity: Sequence[float]) -> tuple[list[float], set[int]]:
-    """Bytes/s of each flow in max-min fair sharing, and the links that are full."""
+    """Bytes/s of each flow in max-min fair sharing, and the links that hold some of them up."""
     rates: dict[int, float] = {}
     free = dict(enumerate(flows))
     wanted: dict[int, float] = {}
@@ -71,11 +71,13 @@ def fair_rates(flows: Sequence[Flow], capacity: Sequence[float]) -> tuple[list[f
                 level = room[link] / load
         held = {link for link, load in wanted.items() if load > 0 and room[link] <= level * load * (1 + SLACK)}
         frozen = [i for i, flow in free.items() if flow.cap <= level or any(link in held for link, _ in flow.loads)]
-        full |= held
         for i in frozen:
             flow = free.pop(i)
             rates[i] = level
+            held_up = flow.cap > level * (1 + SLACK)
             for link, load in flow.loads:
+                if held_up and link in held:
+                    full.add(link)
                 room[link] -= level * load
                 wanted[link] -= load
         left = {link for flow in free.values() for link, _ in flow.loads}
