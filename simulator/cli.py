@@ -126,7 +126,7 @@ def sweep(
     if out is not None:
         from simulator.report.sweep_page import render_sweep
 
-        html = render_sweep(frame)
+        html = render_sweep(frame, title=plan.name)
         with write_folder(out) as folder:
             frame.to_csv(folder / "sweep.csv", index=False)
             (folder / "report.html").write_text(html, encoding="utf-8")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.cli_output import echo, plain
-from simulator.report import numbers
+from simulator.report import numbers, sweep_data
 from simulator.report.metrics import METRICS, label, time_metric
 from simulator.report.numbers import Scale
 from simulator.result import Number, Result
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
 Scaling = Callable[[Iterable[float]], Scale]
+_MOST_REASONS = 5
 # What a sweep's table shows of its points, the first one in the frame first: it ranks them.
 _SWEEP_METRICS = ("step_time_s", "tpot_s", "ttft_s", "output_tokens_per_s", "mfu", "peak_memory_gib", "cost_usd")
 
@@ -113,23 +114,30 @@ def _with_interval(number: Number, scale: Scale) -> str:
 
 def print_sweep(frame: pandas.DataFrame, *, most: int = 20) -> None:
     """The best points of a sweep by its first metric, then how many there are and why others can't be."""
-    columns = [str(column) for column in frame.columns]
-    axes = columns[: next(i for i, column in enumerate(columns) if column in METRICS or column == "status")]
-    shown = [METRICS[key] for key in _SWEEP_METRICS if key in columns]
-    done = frame[frame["status"] == "ok"]
-    best = done.sort_values(shown[0].key, ascending=shown[0].better == "low").head(most) if shown else done.head(most)
-    table = new_table(f"best {len(best)} of {len(frame)} points")
-    for axis in axes:
-        table.add_column(_cell(axis))
-    for metric in shown:
-        table.add_column(metric.label, justify="right")
-    scales = {metric.key: metric.scale(best[metric.key].dropna().tolist()) for metric in shown}
-    for _, row in best.iterrows():
-        table.add_row(*(_cell(str(row[axis])) for axis in axes), *(scales[m.key].text(row[m.key]) for m in shown))
-    print_table(table)
-    echo(f"{len(done)} points simulated, {len(frame) - len(done)} can't be.")
-    for reason, count in frame.loc[frame["status"] != "ok", "reason"].value_counts().head(5).items():
-        echo(f"  {count} x {reason}")
+    data = sweep_data.read(frame)
+    shown = [metric for key in _SWEEP_METRICS for metric in data.metrics if metric.key == key]
+    if shown:
+        best = sweep_data.ranked(data.points, shown[0])[:most]
+        table = new_table(f"best {len(best)} of {data.total:,} points")
+        for axis in _short(data.axes):
+            table.add_column(_cell(axis), no_wrap=True)
+        for metric in shown:
+            table.add_column(metric.label, justify="right")
+        values = {m.key: [p.figures[m.key].value for p in best if m.key in p.figures] for m in shown}
+        scales = {metric.key: metric.scale(values[metric.key]) for metric in shown}
+        for point in best:
+            figures = (scales[m.key].text(point.figures[m.key].value) if m.key in point.figures else "" for m in shown)
+            table.add_row(*(_cell(setting) for setting in point.settings), *figures)
+        print_table(table)
+    echo(f"{len(data.points):,} points simulated, {data.total - len(data.points):,} can't be.")
+    for group in data.refusals[:_MOST_REASONS]:
+        echo(f"  {group.count:,} like: {group.reason}")
+
+
+def _short(paths: Sequence[str]) -> list[str]:
+    """The last word of each path, or the whole where two end alike."""
+    last = [path.rpartition(".")[2] for path in paths]
+    return [word if last.count(word) == 1 else path for word, path in zip(last, paths, strict=True)]
 
 
 # Key endings of catalog entries -> what a label says instead, and the scale.

@@ -56,7 +56,7 @@ MAY_IMPORT = {
 
 # Third-party packages with a home; elsewhere they may not appear at all.
 HOMES = {
-    "torch": ("calibration/kernels", "calibration/torch", "calibration/collectives", "calibration/power"),
+    "torch": ("calibration/cuda", "calibration/kernels", "calibration/torch", "calibration/collectives", "calibration/power"),
     "pynvml": ("calibration/kernels", "calibration/collectives", "calibration/power"),
     "simpy": ("engine/contention", "serving"),
     "dask": ("sweeps",),

@@ -202,6 +202,29 @@ def test_results_that_are_none(moesim: Moesim, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: s\nrun: toy.yaml\n", "sweep.yaml:1: axes: missing; it is required"),
+        ("name: s\nrun: toy.yaml\naxes: {}\n", "sweep.yaml:3: axes: "),
+        ("name: s\nrun: toy.yaml\naxes: {parallelism.tp: []}\n", "sweep.yaml:3: axes.parallelism.tp: "),
+        (
+            "name: s\nrun: toy.yaml\naxes: {parallelism.tpp: [1]}\n",
+            "sweep.yaml:3: axes.parallelism.tpp.0: unknown key 'tpp'.",
+        ),
+        ("name: s\nrun: absent.yaml\naxes: {parallelism.tp: [1]}\n", "absent.yaml: no such file"),
+        ("name: s\nrun: nothing\naxes: {parallelism.tp: [1]}\n", "sweep.yaml:2: run: "),
+        ("name: s\nrun: toy.yaml\naxes: {training.micro_batch: [one]}\n", "sweep.yaml:3: axes.training.micro_batch"),
+    ],
+)
+def test_spoilt_sweeps(moesim: Moesim, run_file: Path, text: str, message: str) -> None:
+    (run_file.parent / "sweep.yaml").write_text(text, encoding="utf-8")
+    outcome = moesim("sweep", "sweep.yaml", "--out", "grid")
+    assert outcome.err.startswith(f"error: {message}")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert sorted(path.name for path in run_file.parent.iterdir()) == ["sweep.yaml", "toy.yaml"]
+
+
+@pytest.mark.parametrize(
     ("text", "options", "message"),
     [
         (b"", (), "table.csv: column id is missing; a validation table has id, kind and measured.*"),

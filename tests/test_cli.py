@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 from collections.abc import Callable
@@ -90,6 +91,34 @@ def test_compare_puts_results_side_by_side(moesim: Moesim, tmp_path: Path) -> No
     assert "two" in text
     assert "Step time" in text
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+SWEEP = f"""\
+name: two-by-two
+run: {RUN}
+axes:
+  hardware.device: [h100-sxm, h200-sxm]
+  training.micro_batch: [1, 64]
+"""
+
+
+def test_sweep_ranks_points_and_explains_those_that_cannot_be(moesim: Moesim, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
+    text = done(moesim("sweep", "sweep.yaml", "--out", "grid"))
+    assert "best 2 of 4 points" in text
+    assert "2 points simulated, 2 can't be." in text
+    assert "  2 like: " in text
+    assert sorted(path.name for path in (tmp_path / "grid").iterdir()) == ["report.html", "sweep.csv"]
+    with (tmp_path / "grid" / "sweep.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["status"] for row in rows] == ["ok", "infeasible", "ok", "infeasible"]
+    single = json.loads(done(moesim("run", RUN, "--json")))
+    assert float(rows[0]["step_time_s"]) == pytest.approx(single["step_time_s"]["value"], rel=1e-12)
+
+
+def test_two_workers_find_what_one_finds(moesim: Moesim, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
+    assert done(moesim("sweep", "sweep.yaml", "--workers", "2")) == done(moesim("sweep", "sweep.yaml"))
 
 
 TABLE = """\

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
-import subprocess
-import sys
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Outcome
 
+Moesim = Callable[..., Outcome]
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -24,57 +26,53 @@ def commands() -> list[str]:
     return [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like the checkout and catches what the commands write; `moesim` is on its path."""
-    folder = tmp_path_factory.mktemp("readme")
+@pytest.fixture
+def like_checkout(tmp_path: Path) -> Path:
+    """The folder commands run in, made to look like the checkout; it catches what they write."""
     for name in ("workloads", "hardware_profiles"):
-        (folder / name).symlink_to(ROOT / name)
-    command = folder / "bin" / "moesim"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m simulator "$@"\n')
-    command.chmod(0o755)
-    return folder
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
 
 
-def execute(command: str, folder: Path) -> str:
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=folder, env=environment, timeout=120)
-    assert done.returncode == 0, f"{command}\n{done.stderr}"
-    assert done.stderr == ""
-    return done.stdout
+def execute(command: str, moesim: Moesim) -> str:
+    """What a command of the README prints."""
+    program, *arguments = shlex.split(command)
+    assert program == "moesim"
+    outcome = moesim(*arguments)
+    assert (outcome.code, outcome.err) == (0, ""), command
+    return outcome.out
 
 
-def test_every_command_runs(folder: Path) -> None:
+def test_every_command_runs(moesim: Moesim, like_checkout: Path) -> None:
     assert len(commands()) >= 10
     for command in commands():
-        assert execute(command, folder).strip(), command
-    written = {path.relative_to(folder).as_posix() for path in (folder / "reports").rglob("*") if path.is_file()}
-    assert written == {
-        *(
-            f"reports/{run}/{name}"
-            for run in ("base", "on-h200")
-            for name in ("report.html", "result.json", "trace.json.gz")
-        ),
-        "reports/comparison.html",
-        "reports/mixtral-split/report.html",
-        "reports/mixtral-split/sweep.csv",
+        assert execute(command, moesim).strip(), command
+    written = like_checkout / "reports"
+    assert {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()} == {
+        *(f"{run}/{name}" for run in ("base", "on-h200") for name in ("report.html", "result.json", "trace.json.gz")),
+        "comparison.html",
+        "mixtral-split/report.html",
+        "mixtral-split/sweep.csv",
     }
 
 
-def test_the_python_runs(folder: Path) -> None:
+def test_the_files_shown_are_good(moesim: Moesim, like_checkout: Path) -> None:
+    run, sweep = blocks("yaml")
+    (like_checkout / "run.yaml").write_text(run, encoding="utf-8")
+    (like_checkout / "sweep.yaml").write_text(sweep, encoding="utf-8")
+    assert json.loads(execute("moesim run run.yaml --json", moesim))["name"] == "mixtral-8x7b-64xh100"
+    assert " of 48 points" in execute("moesim sweep sweep.yaml", moesim)
+
+
+def test_the_python_runs(
+    monkeypatch: pytest.MonkeyPatch, like_checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(like_checkout)
     (block,) = blocks("python")
-    (folder / "example.py").write_text(block, encoding="utf-8")
-    printed = execute(f'"{sys.executable}" example.py', folder)
+    exec(block, {})
+    printed = capsys.readouterr().out
     assert printed.startswith("value=")
     assert "basis" in printed
-
-
-def test_the_run_file_shown_is_one(folder: Path) -> None:
-    (block,) = blocks("yaml")
-    (folder / "shown.yaml").write_text(block, encoding="utf-8")
-    assert '"name": "mixtral-8x7b-64xh100"' in execute("moesim run shown.yaml --json", folder)
 
 
 def test_links_and_pictures_exist() -> None:
