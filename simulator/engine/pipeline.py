@@ -1,7 +1,8 @@
 """When the tasks of a pipeline start and end: a longest path (max-plus) through its schedule.
 
-A stage's order after its warm-up repeats every `stages` micro-batches and so does the critical path, so long schedules
-are folded: evaluated for a few rounds and extended by the period of the last. A test holds that to the unfolded result.
+Between warm-up and cool-down the order of every stage repeats each round of `stages` micro-batches. A task depends on
+nothing older than one round, so once two rounds lie the same time apart in all stages, all further ones do: long
+schedules are folded, evaluated for as many rounds as that takes and extended by it. That is exact, not an estimate.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ def place(times: Times, micro_batches: int, kind: str, stages: Sequence[int]) ->
     ]
 
 
-FOLD_ROUNDS = 3
-"""Rounds of `stages` micro-batches after which the schedule is periodic."""
+FIRST_ROUNDS = 4
+"""Rounds of `stages` micro-batches evaluated first: the fewest whose middle holds two. Most runs settle in them."""
+SAME = 1e-12
+"""Relative difference below which two periods are the same number."""
 
 
 def stage_ends(points: Sequence[Times], micro_batches: int, kind: str) -> Seconds:
@@ -63,18 +66,36 @@ def stage_ends(points: Sequence[Times], micro_batches: int, kind: str) -> Second
     stages, chunks = len(points[0].forward), len(points[0].forward[0])
     if stages == 1:
         return np.array([[micro_batches * (sum(t.forward[0]) + sum(t.backward[0]))] for t in points])
+    ends = np.empty((len(points), stages))
+    left = np.arange(len(points))
+    rounds = FIRST_ROUNDS
+    while left.size:
+        count = min(micro_batches, rounds * stages + micro_batches % stages)
+        schedule = schedule_of(kind, stages, chunks, count if kind == "1f1b" else micro_batches)
+        tasks = _ends(schedule, [points[i] for i in left.tolist()])
+        period = np.zeros(left.size) if schedule.micro_batches == micro_batches else _period(schedule, tasks)
+        done = ~np.isnan(period)
+        skipped = (micro_batches - count) / stages
+        ends[left[done]] = tasks[schedule.last][:, done].T + period[done, None] * skipped
+        left, rounds = left[~done], rounds * 2
+    return ends
 
-    def unfolded(count: int) -> Seconds:
-        schedule = schedule_of(kind, stages, chunks, count)
-        return _ends(schedule, points)[schedule.last].T
 
-    rounds = FOLD_ROUNDS + 1
-    if micro_batches <= (rounds + 1) * stages:
-        return unfolded(micro_batches)
-    rest = micro_batches % stages
-    short, long = FOLD_ROUNDS * stages + rest, rounds * stages + rest
-    near, far = unfolded(short), unfolded(long)
-    return far + (far - near) * ((micro_batches - long) / stages)
+def _period(schedule: Schedule, ends: Seconds) -> Seconds:
+    """Seconds a round takes from the middle of the schedule on: one for each point, NaN where it has not settled."""
+    stages = schedule.last.size
+    rows = np.argsort(schedule.stage, kind="stable")
+    by_stage = ends[rows].reshape(stages, -1, ends.shape[1])
+    length = by_stage.shape[1]
+    warm = int(np.argmin(schedule.forward[rows][:length]))  # forward passes of stage 0 before its first backward
+    window = length * stages // schedule.micro_batches
+    middle = by_stage[:, warm : length - warm]
+    if middle.shape[1] < 2 * window:
+        return np.full(ends.shape[1], np.nan)
+    gain = middle[:, -window:] - middle[:, -2 * window : -window]
+    period = gain[0, 0]
+    same = (np.abs(gain - period) <= SAME * period).all(axis=(0, 1))
+    return np.where(same, period, np.nan)
 
 
 WIDE = 40

@@ -35,6 +35,7 @@ class Schedule:
     """First task of each wave, and the one after its last."""
     last: Indices
     """The last task of each stage."""
+    micro_batches: int
 
 
 @lru_cache(maxsize=128)
@@ -43,7 +44,7 @@ def schedule_of(kind: str, stages: int, chunks: int, micro_batches: int) -> Sche
     forward, chunk, micro_batch = _orders(kind, stages, chunks, micro_batches)
     awaited, sent = _awaited(forward, chunk, micro_batch, chunks)
     length = forward.shape[1]
-    wave = np.array(_waves(kind, awaited, forward, chunk, micro_batch))
+    wave = np.array(task_waves(kind, awaited, forward, chunk, micro_batch))
     order = np.argsort(wave, kind="stable")
     place = np.empty(order.size + 1, dtype=np.int64)
     place[order], place[-1] = np.arange(order.size), -1
@@ -59,6 +60,7 @@ def schedule_of(kind: str, stages: int, chunks: int, micro_batches: int) -> Sche
         sent=sent.ravel()[order],
         waves=tuple(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)),
         last=place[np.arange(1, stages + 1) * length - 1],
+        micro_batches=micro_batches,
     )
 
 
@@ -119,7 +121,9 @@ def _awaited(
     return awaited, (source >= 0) & (source != position)
 
 
-def _waves(kind: str, awaited: Indices, forward: NDArray[np.bool_], chunk: Indices, micro_batch: Indices) -> list[int]:
+def task_waves(
+    kind: str, awaited: Indices, forward: NDArray[np.bool_], chunk: Indices, micro_batch: Indices
+) -> list[int]:
     """The wave of every task: one after the later of the stage's task before it and of the one it awaits."""
     stages, length = awaited.shape
     needs: list[int] = awaited.ravel().tolist()
