@@ -14,6 +14,7 @@ from simulator.cost.machine import Machine, build_machine
 from simulator.cost.memory import StageBytes, training_memory
 from simulator.engine.fast import execute_many
 from simulator.engine.inference import PhaseTimeline, execute_phase
+from simulator.engine.runner import Engine, retime
 from simulator.errors import SimulatorError
 from simulator.graph.builder import Build, build_graph, prepare
 from simulator.graph.graph import Phase
@@ -23,8 +24,11 @@ from simulator.spec.run import Run
 from simulator.units import US
 
 
-def simulate(run: Run) -> Result:
+def simulate(run: Run, *, engine: Engine = "fast") -> Result:
     """The result of a run.
+
+    `engine` says who times a training step (docs/engine.md); the operators of an inference phase follow one another, which
+    is exact either way.
 
     Raises InfeasibleError where the run does not divide or does not fit, with what is needed, what is there, and the
     nearest change that helps; SpecError where the device lacks the precision.
@@ -32,7 +36,7 @@ def simulate(run: Run) -> Result:
     start = time.perf_counter()
     match run.kind:
         case "training":
-            result = assemble_training(training_step(run))
+            result = assemble_training(training_step(run, engine=engine))
         case "inference":
             result = assemble_inference(inference_batch(run))
     seconds = time.perf_counter() - start
@@ -40,13 +44,13 @@ def simulate(run: Run) -> Result:
     return result.model_copy(update={"provenance": provenance})
 
 
-def training_step(run: Run, *, check: bool = True) -> Step:
+def training_step(run: Run, *, check: bool = True, engine: Engine = "fast") -> Step:
     """Graph, costs, time line and memory of one training step; `check` refuses a step that doesn't fit."""
     b = prepare(run)
     memory = training_memory(b)
     if check:
         check_fits(run, memory)
-    return _timed([(b, memory)])[0]
+    return _timed([(b, memory)], engine)[0]
 
 
 def training_steps(runs: Sequence[Run]) -> list[Step | SimulatorError]:
@@ -68,7 +72,7 @@ def training_steps(runs: Sequence[Run]) -> list[Step | SimulatorError]:
     return [steps[number] if number in steps else next(refused) for number in range(len(runs))]
 
 
-def _timed(parts: Sequence[tuple[Build, list[StageBytes]]]) -> list[Step]:
+def _timed(parts: Sequence[tuple[Build, list[StageBytes]]], engine: Engine = "fast") -> list[Step]:
     graphs = [build_graph(b) for b, _ in parts]  # shapes and dependencies; knows no hardware
     points = [
         (graph, build_machine(b.run.hardware), b.run.defaults.host_speed)
@@ -76,7 +80,10 @@ def _timed(parts: Sequence[tuple[Build, list[StageBytes]]]) -> list[Step]:
     ]
     costed = annotate_many(points)  # seconds if alone; knows no time line
     timelines = execute_many([(c, b.run.hardware.gpus) for c, (b, _) in zip(costed, parts, strict=True)])  # who waits
-    return [Step(b, c, t, memory) for (b, memory), c, t in zip(parts, costed, timelines, strict=True)]
+    return [
+        Step(b, c, retime(c, t, engine=engine, communication_sms=b.run.execution.communication_sms), memory)
+        for (b, memory), c, t in zip(parts, costed, timelines, strict=True)
+    ]
 
 
 def _timed_or_refused(parts: Sequence[tuple[Build, list[StageBytes]]]) -> list[Step | SimulatorError]:
