@@ -53,6 +53,10 @@ def run(
     file: Annotated[str, typer.Argument(metavar="RUN", help="A run file, or the name of a shipped run.")],
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the report and its data there.")] = None,
+    engine: Annotated[
+        Literal["fast", "events", "auto"],
+        typer.Option(help="Who times a training step: longest paths, events with shared links, or what the step needs."),
+    ] = "fast",
     json: Json = False,
 ) -> None:
     """Simulate one run: step time, throughput, MFU, memory, energy, money, each with its 90 % interval.
@@ -68,6 +72,9 @@ def run(
     moesim run my.yaml --out reports/mine
     — also report.html, result.json and trace.json.gz (for Perfetto) in that folder
 
+    moesim run my.yaml --engine events
+    — the same step with transfers that share links
+
     moesim run my.yaml --json
     — the whole result for a script
     """
@@ -78,7 +85,7 @@ def run(
     from simulator.explanation import explain
     from simulator.simulation import simulate
 
-    result = explain(spec, simulate(spec))
+    result = explain(spec, simulate(spec, engine=engine))
     if out is not None:
         from simulator.explanation import explain
 
