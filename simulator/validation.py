@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,7 +140,11 @@ def read_table(file: str | Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
-            rows = [dict(row) for row in reader]
+            rows = []
+            for row in reader:
+                if None in row or None in row.values():
+                    raise SpecError("as many cells as the header has are needed", file=str(file), line=reader.line_num)
+                rows.append(dict(row))
             columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SpecError(f"can't be read as CSV: {error}", file=str(file)) from None
@@ -222,11 +227,26 @@ def compare(run: Run, row: Mapping[str, str]) -> dict[str, Comparison]:
     """Predictions of what the row measured."""
     from simulator.predictions import predict
 
-    measured = {key.removeprefix("measured."): float(v) for key, v in row.items() if key.startswith("measured.") and v}
+    measured = {
+        key.removeprefix("measured."): _measurement(key, text)
+        for key, text in row.items()
+        if key.startswith("measured.") and text
+    }
     if run.kind == "training":
         derive_step_time(run, measured)
     predicted = predict(run)
     return {name: Comparison(predicted[name], value) for name, value in measured.items() if name in predicted and value > 0}
+
+
+def _measurement(path: str, text: str) -> float:
+    """The number in a cell. Raises SpecError where it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SpecError(f"'{text[:80]}' is not a finite number", path=path)
+    return value
 
 
 def derive_step_time(run: Run, measured: dict[str, float]) -> None:

@@ -230,6 +230,8 @@ def test_spoilt_sweeps(moesim: Moesim, run_file: Path, text: str, message: str) 
         (b"", (), "table.csv: column id is missing; a validation table has id, kind and measured.*"),
         (b"id,measured.x\n", (), "table.csv: column kind is missing; a validation table has id, kind and measured.*"),
         (b"\x89PNG\xff", (), "table.csv: can't be read as CSV: "),
+        (b"id,kind\na,b\na,b,c\n", (), "table.csv:3: as many cells as the header has are needed"),
+        (b"kind,id\na\n", (), "table.csv:2: as many cells as the header has are needed"),
         (b"id,kind\na,training\n", ("--where", "kin=training"), "table.csv: no column 'kin'. Did you mean 'kind'"),
         (b"id,kind\n", ("--where", "kind"), "'kind' is not of the form column=value, such as quality=A"),
     ],

@@ -151,6 +151,14 @@ def test_validate_scores_every_row_it_can_and_lists_the_others(moesim: Moesim, t
     assert step["error"] == pytest.approx(step["predicted"] / 1000 - 1)
 
 
+@pytest.mark.parametrize("cell", ["fast", "nan", "inf", "1e999"])
+def test_validate_refuses_a_row_whose_measurement_is_no_number(moesim: Moesim, tmp_path: Path, cell: str) -> None:
+    (tmp_path / "table.csv").write_text(TABLE.replace(",64,4096,1000", f",64,4096,{cell}"), encoding="utf-8")
+    text = done(moesim("validate", "table.csv", "--where", "id=ours-1"))
+    assert "table.csv: 1 rows, 1 refused." in text
+    assert f"refused: 1 x measured.step_time_s: '{cell}' is not a finite number" in text
+
+
 def test_validate_takes_the_rows_asked_for(moesim: Moesim, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(TABLE, encoding="utf-8")
     assert "table.csv: 1 rows, 0 refused." in done(moesim("validate", "table.csv", "--where", "quality=B"))
