@@ -53,7 +53,7 @@ class Call(NamedTuple):
 
 
 class _Footprint(NamedTuple):
-    """Elements a call touches: in place at every repetition, and in operands taken from far away."""
+    """Elements a call touches: in place at every repetition, and in operands last used `reuse` bytes ago."""
 
     near: float
     far: float = 0.0
@@ -63,19 +63,19 @@ class _Footprint(NamedTuple):
 
 
 def looped(op: str, kernel: str, shape: Shape, dtype: str) -> Call:
-    """The call of a point measured in a loop: it touches what the last repetition touched, and cold operands."""
+    """The call of a point measured in a loop, its operands touched one repetition or `reuse` bytes ago."""
     size = ELEMENT_BYTES[dtype]
     footprint = _FOOTPRINTS[op](kernel, shape)
-    cold = bool(shape.get("cold", 0.0))
+    reuse = shape.get("reuse", 0.0)
     near, far = footprint.near * size, footprint.far * size
-    if not cold:
+    if not reuse:
         near, far = near + far, 0.0
     touches = [Touch(near, near + far)]
     if far:
-        touches.append(Touch(far, FAR))
+        touches.append(Touch(far, reuse))
     if footprint.spread:
         touches.append(Touch(footprint.spread * size, footprint.spread_over * size + near))
-    plain = {name: value for name, value in shape.items() if name != "cold"}
+    plain = {name: value for name, value in shape.items() if name != "reuse"}
     return Call(op, kernel, plain, tuple(touches))
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 HOST_OPS = frozenset({"host", "sequence", "sequence_member", "retrieval"})
 ROBUST = 0.1
 """Log error beyond which a point counts linearly."""
-PRIOR_E, PRIOR_P = (0.0, 0.4), (log(1.5), 0.3)
+PRIOR_E, PRIOR_P = (0.0, 0.7), (log(1.5), 0.3)
 """Mean and deviation of the logarithm: memory multiplier and sharpness of the transition."""
 PRIOR_C, PRIOR_T0 = 1.5, 0.7
 """Deviations of term costs and overhead around the linear fit."""
@@ -124,7 +124,7 @@ def fit_memory(rows: Sequence[tuple[Call, float]]) -> MemoryLevels:
     def error(x: Array) -> Array:
         base, per_element = np.exp(x[5 : 5 + len(kernels)]), np.exp(x[5 + len(kernels)])
         moved = np.bincount(owner, levels(x).seconds(sizes, reuse), minlength=len(used))
-        prior = (x - start) / 2.0
+        prior = np.clip(x - start, -50.0, 50.0) / 2.0
         return np.concatenate([np.log(base[which] + np.hypot(moved, per_element * elements)) - measured, 0.05 * prior])
 
     start = np.log([1 / 100e9, 1 / 100e9, 1 / 40e9, 0.7e6, 2.3, *[1e-6] * len(kernels), 3e-11])
@@ -135,7 +135,6 @@ def fit_memory(rows: Sequence[tuple[Call, float]]) -> MemoryLevels:
 def fit_family(calls: Sequence[Call], seconds: Array, memory: MemoryLevels) -> Family:
     """The parameters of one family, its residual where that helps points held out, and its error on them."""
     features = features_of(calls, memory)
-    names = list(features.terms)
     parameters = _fit_physics(features, seconds)
     measured = np.log(seconds)
     logs = measured - np.log(physics(parameters, features))
@@ -147,7 +146,6 @@ def fit_family(calls: Sequence[Call], seconds: Array, memory: MemoryLevels) -> F
         )
     columns = list(calls[0].shape)
     values = {name: [call.shape[name] for call in calls] for name in columns}
-    assert set(parameters) == {"t0", "e", "p", *(f"c_{name}" for name in names)}
     return Family(
         parameters=parameters,
         low={name: min(v) for name, v in values.items()},
@@ -163,7 +161,8 @@ def _fit_physics(features: Features, seconds: Array) -> dict[str, float]:
     from scipy.optimize import least_squares, nnls
 
     names = list(features.terms)
-    columns = [np.ones_like(seconds), *features.terms.values(), features.memory]
+    levels = range(features.memory.shape[1])
+    columns = [np.ones_like(seconds), *features.terms.values(), features.memory.sum(axis=1)]
     linear, _ = nnls(np.array([c / seconds for c in columns]).T, np.ones_like(seconds))
     least = [
         0.02 * float(np.median(seconds / c)) if c.all() else 0.02 * float(seconds.min()) / max(1.0, float(c.max()))
@@ -171,13 +170,14 @@ def _fit_physics(features: Features, seconds: Array) -> dict[str, float]:
     ]
     begin = np.log(np.maximum(linear[:-1], least[:-1]))
     begin[0] = log(max(linear[0], 0.3 * float(seconds.min())))
-    start = np.concatenate([begin, [PRIOR_E[0], PRIOR_P[0]]])
-    spread = np.array([PRIOR_T0, *[PRIOR_C] * len(names), PRIOR_E[1], PRIOR_P[1]])
+    start = np.concatenate([begin, [PRIOR_E[0] for _ in levels], [PRIOR_P[0]]])
+    spread = np.array([PRIOR_T0, *[PRIOR_C] * len(names), *[PRIOR_E[1]] * len(levels), PRIOR_P[1]])
 
     def unpack(x: Array) -> dict[str, float]:
         values = np.exp(x)
-        found = {"t0": values[0], **{f"c_{name}": v for name, v in zip(names, values[1:-2], strict=True)}}
-        return {key: float(v) for key, v in {**found, "e": values[-2], "p": min(4.0, max(1.0, values[-1]))}.items()}
+        keys = ["t0", *(f"c_{name}" for name in names), *(f"e_{level}" for level in levels)]
+        found = dict(zip(keys, values[:-1].tolist(), strict=True))
+        return {**found, "p": min(4.0, max(1.0, float(values[-1])))}
 
     def error(x: Array) -> Array:
         gap = np.log(physics(unpack(x), features) / seconds)
@@ -223,13 +223,13 @@ def _pick(features: Features, which: Array) -> Features:
 
 def fit_host(rows: Sequence[tuple[Call, float]], prices: Prices) -> HostCosts:
     """Host costs from chains and sequences, less what their kernels take alone."""
-    host = {call.kernel: (call.shape, seconds) for call, seconds in rows if call.op == "host"}
+    host = [call_and_seconds for call_and_seconds in rows if call_and_seconds[0].op == "host"]
 
     def per_call(kernel: str) -> float:
-        if kernel not in host:
-            raise CalibrationError(f"no measured point of the host's '{kernel}'")
-        shape, seconds = host[kernel]
-        return seconds / shape["calls"]
+        found = [seconds / call.shape["calls"] for call, seconds in host if call.kernel == kernel]
+        if not found:
+            raise CalibrationError(f"no stable point of the host's '{kernel}'")
+        return float(np.median(found))
 
     alone = per_call("chain_inference")
     forward = max(0.0, per_call("chain_forward") - alone)

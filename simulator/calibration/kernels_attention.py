@@ -22,6 +22,7 @@ class AttentionSizes:
     prefill: tuple[tuple[int, int, int, int, int], ...]
     """(batch, heads, kv_heads, sequence, head_dim)."""
     decode: tuple[tuple[int, int, int, int, int], ...]
+    reuses: tuple[int, ...]
 
 
 def attention_cases(sizes: AttentionSizes, dtype: str) -> Iterator[Case]:
@@ -30,8 +31,8 @@ def attention_cases(sizes: AttentionSizes, dtype: str) -> Iterator[Case]:
         yield prefill(batch, heads, kv_heads, sequence, head_dim, dtype=dtype)
         yield backward(batch, heads, kv_heads, sequence, head_dim, dtype=dtype)
     for batch, heads, kv_heads, keys, head_dim in sizes.decode:
-        for cold in (False, True):
-            yield decode(batch, heads, kv_heads, keys, head_dim, dtype=dtype, cold=cold)
+        for reuse in (0, *sizes.reuses):
+            yield decode(batch, heads, kv_heads, keys, head_dim, dtype=dtype, reuse=reuse)
 
 
 def prefill(batch: int, heads: int, kv_heads: int, sequence: int, head_dim: int, *, dtype: str) -> Case:
@@ -63,17 +64,17 @@ def backward(batch: int, heads: int, kv_heads: int, sequence: int, head_dim: int
     return Case("attention_backward", "sdpa", dtype, shape, build)
 
 
-def decode(batch: int, heads: int, kv_heads: int, keys: int, head_dim: int, *, dtype: str, cold: bool = False) -> Case:
-    """One query a sequence against a cache of `keys`; `cold` takes the cache from far away."""
+def decode(batch: int, heads: int, kv_heads: int, keys: int, head_dim: int, *, dtype: str, reuse: int = 0) -> Case:
+    """One query a sequence against a cache of `keys`, last used `reuse` bytes ago."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
         operands = device.operands()
         q = _tensor(operands, batch, 1, heads, head_dim)
         grouped = heads != kv_heads
-        if not cold:
+        if not reuse:
             k, v = (operands.hot(batch, kv_heads, keys, head_dim) for _ in range(2))
             return lambda: scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
-        turn = operands.cold(2, batch, kv_heads, keys, head_dim)
+        turn = operands.cold(2, batch, kv_heads, keys, head_dim, reuse=reuse)
 
         def run() -> object:
             cache = next(turn)
@@ -82,7 +83,7 @@ def decode(batch: int, heads: int, kv_heads: int, keys: int, head_dim: int, *, d
         return run
 
     shape = _shape(batch, heads, kv_heads, 1, keys, head_dim, causal=False)
-    return Case("attention", "sdpa", dtype, {**shape, "cold": float(cold)}, build)
+    return Case("attention", "sdpa", dtype, {**shape, "reuse": reuse}, build)
 
 
 def _tensor(operands: Operands, batch: int, sequence: int, heads: int, head_dim: int) -> torch.Tensor:

@@ -72,12 +72,13 @@ class Operands:
         self._used += size + _GAP // self._hot.element_size()
         return view
 
-    def cold(self, *shape: int, transposed: bool = False) -> Iterator[torch.Tensor]:
-        """Tensors in turn, each last used the whole pool ago; views are made here, not in the timed call."""
+    def cold(self, *shape: int, reuse: int, transposed: bool = False) -> Iterator[torch.Tensor]:
+        """Tensors in turn, each last used about `reuse` bytes ago; views are made here, not in the timed call."""
         size = prod(shape)
-        count = min(MAX_VIEWS, self._cold.numel() // size)
+        bytes_each = size * self._cold.element_size()
+        count = min(MAX_VIEWS, self._cold.numel() // size, max(2, reuse // bytes_each))
         if count < 2:
-            raise Skip(f"a cold operand of {size * self._cold.element_size() / MIB:.0f} MiB: more than half the pool")
+            raise Skip(f"a cold operand of {bytes_each / MIB:.0f} MiB: more than half the pool")
         views = [self._cold[i * size : (i + 1) * size].view(shape) for i in range(count)]
         return itertools.cycle([view.mT for view in views] if transposed else views)
 

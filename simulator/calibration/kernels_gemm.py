@@ -34,6 +34,8 @@ class GemmSizes:
     weights: tuple[tuple[int, int], ...]
     """(n, k) of weights multiplied by few rows."""
     few_rows: tuple[int, ...]
+    reuses: tuple[int, ...]
+    """How long ago their weights were last used, bytes, beside just before."""
     batched: tuple[tuple[int, int, int, int], ...]
     """(groups, m, n, k)."""
     vectors: tuple[tuple[int, int, int], ...]
@@ -82,8 +84,8 @@ def gemm_cases(sizes: GemmSizes, dtype: str) -> Iterator[Case]:
     yield gemm("nt", edge, edge, edge, dtype=dtype)
     for n, k in sizes.weights:
         for m in sizes.few_rows:
-            for cold in (False, True):
-                yield gemm("nt", m, n, k, dtype=dtype, cold=cold)
+            for reuse in (0, *sizes.reuses):
+                yield gemm("nt", m, n, k, dtype=dtype, reuse=reuse)
     for n, k in sizes.weights[:: max(1, len(sizes.weights) // 3)]:
         for few in sizes.few_rows[::2]:
             yield gemm("nn", few, k, n, dtype=dtype)
@@ -100,19 +102,20 @@ def gemm_cases(sizes: GemmSizes, dtype: str) -> Iterator[Case]:
             yield grouped_gemm(kernel, groups, m, n, k, dtype=dtype)  # type: ignore[arg-type]
 
 
-def gemm(layout: Layout, m: int, n: int, k: int, *, dtype: str, cold: bool = False) -> Case:
-    """One product (m, k) x (k, n); `cold` takes the second operand from far away."""
+def gemm(layout: Layout, m: int, n: int, k: int, *, dtype: str, reuse: int = 0) -> Case:
+    """One product (m, k) x (k, n), its second operand last used `reuse` bytes ago."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
         operands = device.operands()
         a = operands.hot(k, m).t() if layout[0] == "t" else operands.hot(m, k)
-        if not cold:
+        if not reuse:
             b = operands.hot(n, k).t() if layout[1] == "t" else operands.hot(k, n)
             return lambda: torch.mm(a, b)
-        turn = operands.cold(n, k, transposed=True) if layout[1] == "t" else operands.cold(k, n)
+        across = layout[1] == "t"
+        turn = operands.cold(*((n, k) if across else (k, n)), reuse=reuse, transposed=across)
         return lambda: torch.mm(a, next(turn))
 
-    shape = {"m": m, "n": n, "k": k, "cold": float(cold)}
+    shape = {"m": m, "n": n, "k": k, "reuse": reuse}
     return Case("gemm", layout, dtype, shape, build)
 
 

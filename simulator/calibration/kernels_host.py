@@ -18,7 +18,8 @@ from simulator.calibration.protocol import Case
 from simulator.units import MIB
 
 CHAIN = 24
-"""Kernels of a chain whose cost is divided by their number."""
+"""Calls whose cost is divided by their number."""
+CHAINS = (12, 24, 48)
 SMALL = 64 * 32
 SEQUENCE_SHAPES = ((32, 64), (16, 256))
 FLUSHES = (MIB // 16, MIB // 4, MIB, 8 * MIB)
@@ -32,8 +33,9 @@ def host_cases(dtype: str) -> Iterator[Case]:
     yield launch(dtype=dtype)
     yield view(dtype=dtype)
     yield module(dtype=dtype)
-    for mode in ("inference", "forward", "training"):
-        yield autograd(mode, dtype=dtype)  # type: ignore[arg-type]
+    for calls in CHAINS:
+        for mode in ("inference", "forward", "training"):
+            yield autograd(mode, calls, dtype=dtype)  # type: ignore[arg-type]
     for rows, columns in SEQUENCE_SHAPES:
         for kernel in SEQUENCE:
             yield member(kernel, rows, columns, dtype=dtype)
@@ -86,7 +88,7 @@ def module(*, dtype: str) -> Case:
     return Case("host", "module", dtype, {"calls": CHAIN}, build)
 
 
-def autograd(mode: Chain, *, dtype: str) -> Case:
+def autograd(mode: Chain, calls: int, *, dtype: str) -> Case:
     """A chain of products with constants: without a tape, with one, and with its backward pass."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
@@ -97,13 +99,13 @@ def autograd(mode: Chain, *, dtype: str) -> Case:
 
         def run() -> object:
             y = x
-            for _ in range(CHAIN):
+            for _ in range(calls):
                 y = torch.mul(y, factor)
             return torch.autograd.grad(y, x, ones) if mode == "training" else y
 
         return run
 
-    return Case("host", f"chain_{mode}", dtype, {"calls": CHAIN}, build)
+    return Case("host", f"chain_{mode}", dtype, {"calls": calls}, build)
 
 
 def _members(device: TorchDevice, rows: int, columns: int) -> dict[str, Callable[[], object]]:
@@ -180,7 +182,7 @@ def sequence(flush: int, rows: int, columns: int, *, dtype: str) -> Case:
 
 def _flush(device: TorchDevice, size: int) -> Callable[[], object]:
     """A copy that touches `size` bytes in all."""
-    source = device.operands().cold(size // 2 // torch.finfo(device.dtype).bits * 8)
+    source = device.operands().cold(size // 2 // torch.finfo(device.dtype).bits * 8, reuse=2 * size)
     x = next(source)
     out = torch.empty_like(x)
     return lambda: out.copy_(x)

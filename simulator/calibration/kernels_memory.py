@@ -65,6 +65,7 @@ class MemorySizes:
     """Sizes for the kernels that behave like others."""
     rows: tuple[tuple[int, int], ...]
     cold: tuple[int, ...]
+    reuses: tuple[int, ...]
     parameters: tuple[tuple[int, int], ...]
     """(tensors, elements of each) of an optimizer step."""
 
@@ -77,7 +78,8 @@ def memory_cases(sizes: MemorySizes, dtype: str) -> Iterator[Case]:
             yield elementwise(kernel, elements, dtype=dtype)
     for elements in sizes.cold:
         for kernel in ("add", "mul", "copy_", "silu"):
-            yield elementwise(kernel, elements, dtype=dtype, cold=True)
+            for reuse in sizes.reuses:
+                yield elementwise(kernel, elements, dtype=dtype, reuse=reuse)
     for rows, columns in sizes.rows:
         for kernel in ("mul", "mul_column"):
             yield broadcast(kernel, rows, columns, dtype=dtype)
@@ -97,8 +99,8 @@ def memory_cases(sizes: MemorySizes, dtype: str) -> Iterator[Case]:
         yield optimizer(tensors, elements, dtype=dtype)
 
 
-def elementwise(kernel: str, elements: int, *, dtype: str, cold: bool = False) -> Case:
-    """One elementwise kernel; `cold` takes its (last) input from far away."""
+def elementwise(kernel: str, elements: int, *, dtype: str, reuse: int = 0) -> Case:
+    """One elementwise kernel, its (last) input last used `reuse` bytes ago."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
         operands = device.operands()
@@ -107,8 +109,8 @@ def elementwise(kernel: str, elements: int, *, dtype: str, cold: bool = False) -
             return lambda: INDEX[kernel](whole)
         if kernel in UNARY:
             unary = UNARY[kernel]
-            if cold:
-                turn = operands.cold(elements)
+            if reuse:
+                turn = operands.cold(elements, reuse=reuse)
                 return lambda: unary(next(turn))
             x = operands.hot(elements)
             if kernel == "rsqrt":
@@ -118,13 +120,13 @@ def elementwise(kernel: str, elements: int, *, dtype: str, cold: bool = False) -
         x = operands.hot(elements)
         if kernel in ("add_", "copy_"):
             x = x.clone()  # the arena keeps its values
-        if cold:
-            turn = operands.cold(elements)
+        if reuse:
+            turn = operands.cold(elements, reuse=reuse)
             return lambda: binary(x, next(turn))
         y = operands.hot(elements)
         return lambda: binary(x, y)
 
-    return Case("elementwise", kernel, dtype, {"elements": elements, "rows": 1, "cold": float(cold)}, build)
+    return Case("elementwise", kernel, dtype, {"elements": elements, "rows": 1, "reuse": reuse}, build)
 
 
 def broadcast(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:

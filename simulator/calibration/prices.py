@@ -1,9 +1,9 @@
 """What operator calls cost on a measured device: seconds of each, and of a whole eager step.
 
-Within a family of calls, t = t0 + [(sum c_j w_j)^p + (e M)^p]^(1/p): the terms w_j count work (products, rows,
-elements), M is the time memory needs for the bytes the call touches, each served by the cache its reuse distance
-reaches. Where many points were measured, a residual interpolated between them (inverse distance in log2 of the shape)
-multiplies it and fades outside.
+Within a family of calls, t = t0 + [(sum c_j w_j)^p + (sum e_l M_l)^p]^(1/p): the terms w_j count work (products,
+rows, elements), M_l is the time memory level l adds for the bytes the call touches, by their reuse distances. Where
+many points were measured, a residual interpolated between them (inverse distance in log2 of the shape) multiplies it
+and fades outside.
 """
 
 from __future__ import annotations
@@ -42,20 +42,28 @@ class MemoryLevels(Spec):
     seconds_per_byte: tuple[float, ...]
     knees: tuple[float, ...]
 
-    def seconds(self, sizes: Array, reuse: Array) -> Array:
-        """Seconds memory needs for `sizes` bytes last used `reuse` bytes ago."""
+    def levels(self, sizes: Array, reuse: Array) -> Array:
+        """Seconds memory needs for `sizes` bytes last used `reuse` bytes ago, a column a level.
+
+        The first column is what the nearest cache would need, each further one what its level adds to that.
+        """
         rates = np.asarray(self.seconds_per_byte)
-        per_byte = np.full_like(sizes, rates[0])
+        columns = [sizes * rates[0]]
+        distance = np.log2(np.maximum(reuse, 1.0))
         for step, knee in zip(np.diff(rates), self.knees, strict=True):
-            per_byte += step / (1 + np.exp(-(np.log2(np.maximum(reuse, 1.0)) - log2(knee)) / KNEE_WIDTH * 2))
-        return np.asarray(sizes * per_byte)
+            columns.append(sizes * step / (1 + np.exp(-(distance - log2(knee)) / KNEE_WIDTH * 2)))
+        return np.array(columns).T
+
+    def seconds(self, sizes: Array, reuse: Array) -> Array:
+        """The same, all levels together."""
+        return np.asarray(self.levels(sizes, reuse).sum(axis=1))
 
 
 class Family(Spec):
     """The fitted cost of calls that run the same code."""
 
     parameters: dict[str, float]
-    """t0 in seconds; e, p; and c_* in seconds per unit of each term."""
+    """t0 in seconds; p; e_0, e_1, ... per memory level; and c_* in seconds per unit of each term."""
     low: dict[str, float]
     high: dict[str, float]
     """Smallest and largest measured value of each shape column."""
@@ -181,6 +189,7 @@ class Features:
 
     terms: Mapping[str, Array]
     memory: Array
+    """Seconds by call and memory level."""
     coordinates: Array
 
 
@@ -194,7 +203,8 @@ def features_of(calls: Sequence[Call], memory: MemoryLevels) -> Features:
     sizes = np.array([touch.bytes for call in calls for touch in call.touches])
     reuse = np.array([touch.reuse for call in calls for touch in call.touches])
     owner = np.repeat(np.arange(len(calls)), [len(call.touches) for call in calls])
-    seconds = np.bincount(owner, memory.seconds(sizes, reuse), minlength=len(calls))
+    levels = memory.levels(sizes, reuse).reshape(-1, len(memory.seconds_per_byte))
+    seconds = np.array([np.bincount(owner, column, minlength=len(calls)) for column in levels.T]).T
     far = np.bincount(owner, sizes * np.log2(np.maximum(reuse, 1.0)), minlength=len(calls))
     level = far / np.maximum(np.bincount(owner, sizes, minlength=len(calls)), 1.0)
     shapes = [[log2(max(v, 1.0)) for v in call.shape.values()] for call in calls]
@@ -204,10 +214,11 @@ def features_of(calls: Sequence[Call], memory: MemoryLevels) -> Features:
 
 def physics(parameters: Mapping[str, float], features: Features) -> Array:
     """Seconds before the residual."""
-    work = sum(
-        (parameters[f"c_{name}"] * values for name, values in features.terms.items()), np.zeros_like(features.memory)
-    )
-    p, memory = parameters["p"], parameters["e"] * features.memory
+    work = np.zeros(len(features.memory))
+    for name, values in features.terms.items():
+        work += parameters[f"c_{name}"] * values
+    memory = features.memory @ [parameters[f"e_{level}"] for level in range(features.memory.shape[1])]
+    p = parameters["p"]
     both: Array = (work**p + memory**p) ** (1 / p)
     return parameters["t0"] + both
 

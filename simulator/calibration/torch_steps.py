@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from simulator.calibration.kernels_device import TorchDevice
-from simulator.calibration.torch_experts import MixtureOfExperts
+from simulator.calibration.torch_experts import MixtureOfExperts, Routing
 from simulator.calibration.torch_models import Decoder, loss_of
 from simulator.calibration.torch_trace import Trace, trace, without_values
 from simulator.calibration.verify_cases import VerifyCase
@@ -27,11 +27,16 @@ def step_of(case: VerifyCase, device: TorchDevice) -> tuple[Step, Decoder]:
     """What runs a case once on real tensors, and its model."""
     torch.manual_seed(SEED)
     model = Decoder(case.model).to(device=device.torch_device, dtype=device.dtype)
-    generator = torch.Generator().manual_seed(SEED)
+    return model_step(case, model, seed=SEED), model
+
+
+def model_step(case: VerifyCase, model: Decoder, *, seed: int) -> Step:
+    """One step of a case on a model, on tokens drawn by a seed."""
+    generator = torch.Generator().manual_seed(seed)
     shape = (case.batch, 1 if case.mode == "decode" else case.sequence)
     batches = [torch.randint(0, case.model.vocab_size, shape, generator=generator) for _ in range(BATCHES)]
-    turn = itertools.cycle([batch.to(device.torch_device) for batch in batches])
-    return _step(case, model, lambda: next(turn)), model
+    turn = itertools.cycle([batch.to(model.head.weight.device) for batch in batches])
+    return _step(case, model, lambda: next(turn))
 
 
 def _step(case: VerifyCase, model: Decoder, tokens: Callable[[], torch.Tensor]) -> Step:
@@ -70,6 +75,35 @@ def counts_of(case: VerifyCase, device: TorchDevice) -> Counts:
     step()
     layers = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
     return [[n for row in layer.seen.arriving for n in row] for layer in layers if layer.seen]
+
+
+class _KnownExchange:
+    """The exchange of a traced model: routing is given, rows have no values, and what travels is written down."""
+
+    def __init__(self, ranks: int) -> None:
+        self.ranks = ranks
+        self.routing: list[Routing] = []
+        self.turn = itertools.count()
+        self.sent_bytes: list[float] = []
+
+    def agree(self, counts: torch.Tensor) -> Routing:
+        self.sent_bytes.append(float(counts.numel() * 8))
+        return self.routing[next(self.turn) % len(self.routing)]
+
+    def rows(self, rows: torch.Tensor, sent: list[int], received: list[int]) -> torch.Tensor:
+        self.sent_bytes.append(max(sum(sent), sum(received)) * rows.shape[1] * float(rows.element_size()))
+        return rows.new_empty(sum(received), rows.shape[1])
+
+
+def parallel_trace_of(case: VerifyCase, routing: Sequence[Routing], dtype: torch.dtype) -> tuple[Trace, list[float]]:
+    """The calls of one rank's step, and the buffer bytes of each all-to-all in it."""
+    with without_values(dtype):
+        exchange = _KnownExchange(case.ranks)
+        exchange.routing = list(routing)
+        model = Decoder(case.model, exchange)
+        tokens = torch.zeros((case.batch, case.sequence), dtype=torch.int64)
+        result = trace(_step(case, model, lambda: tokens), on_tape=False)
+        return result, exchange.sent_bytes[: 3 * len(routing)]
 
 
 def trace_of(case: VerifyCase, counts: Counts, dtype: torch.dtype) -> Trace:

@@ -100,7 +100,11 @@ class _Tracer(TorchDispatchMode):
             self.result.backward += 1
         elif self.on_tape:
             self.result.forward_on_tape += 1
-        touches = self.memory.touch([*_tensors(args), *_tensors(kwargs or {})], list(_tensors(out)))
+        inputs = [*_tensors(args), *_tensors(kwargs or {})]
+        table = inputs.pop(0) if shapes[0][0] == "gather" else None
+        touches = self.memory.touch(inputs, list(_tensors(out)))
+        if table is not None:  # rows here and there, each of which comes back after about the whole table
+            touches = (*touches, self.memory.touch_rows(table, unique_bytes(out)))
         for place, (op, kernel, shape) in enumerate(shapes):
             gap = self.memory.since(f"{op} {kernel}")
             if place:  # what an operator does beside its own work: it copies what it then changes
@@ -149,7 +153,7 @@ class _Memory:
                 continue
             seen.add(place)
             if key not in self.known:
-                self._meet(storage, key, any(tensor is out for out in outputs))
+                self._meet(storage, key, fresh=any(tensor is out for out in outputs))
             touches.append((key, size, self.clock - self.last.get(key, -FAR), storage.nbytes()))
         total = sum(size for _, size, _, _ in touches)
         self.clock += total
@@ -158,7 +162,18 @@ class _Memory:
                 self.last[key] = self.clock
         return tuple(Touch(size, reuse + total) for _, size, reuse, _ in touches)
 
-    def _meet(self, storage: Any, key: int, fresh: bool) -> None:
+    def touch_rows(self, table: Tensor, size: float) -> Touch:
+        """The touch of some rows of a table, as many bytes as `size`."""
+        storage = table.untyped_storage()
+        key, whole = storage._cdata, unique_bytes(table)
+        if key not in self.known:
+            self._meet(storage, key, fresh=False)
+        since = self.clock - self.last.get(key, -FAR)
+        self.clock += size
+        self.last[key] = self.clock
+        return Touch(size, max(since, whole))
+
+    def _meet(self, storage: Any, key: int, *, fresh: bool) -> None:
         """A new storage; one just allocated takes the latest freed block that fits."""
         self.known.add(key)
         weakref.finalize(storage, self._drop, key, storage.nbytes())
