@@ -55,7 +55,7 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the report and its data there.")] = None,
     engine: Annotated[
         Literal["fast", "events", "auto"],
-        typer.Option(help="Who times a training step: longest paths, events with shared links, or what the step needs."),
+        typer.Option(help="Who times a training step: longest paths, events with shared links, or either as needed."),
     ] = "fast",
     json: Json = False,
 ) -> None:

@@ -27,8 +27,8 @@ from simulator.units import US
 def simulate(run: Run, *, engine: Engine = "fast") -> Result:
     """The result of a run.
 
-    `engine` says who times a training step (docs/engine.md); the operators of an inference phase follow one another, which
-    is exact either way.
+    `engine` says who times a training step (docs/engine.md); the operators of an inference phase follow one another, so
+    that it is the same either way.
 
     Raises InfeasibleError where the run does not divide or does not fit, with what is needed, what is there, and the
     nearest change that helps; SpecError where the device lacks the precision.
