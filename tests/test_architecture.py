@@ -54,10 +54,11 @@ MAY_IMPORT = {
     },
 }
 
+MEASURING = tuple(f"calibration/{name}" for name in ("cuda", "kernels", "torch", "collectives", "power"))
 # Third-party packages with a home; elsewhere they may not appear at all.
 HOMES = {
-    "torch": ("calibration/cuda", "calibration/kernels", "calibration/torch", "calibration/collectives", "calibration/power"),
-    "pynvml": ("calibration/kernels", "calibration/collectives", "calibration/power"),
+    "torch": MEASURING,
+    "pynvml": MEASURING,
     "simpy": ("engine/contention", "serving"),
     "dask": ("sweeps",),
     "distributed": ("sweeps",),
