@@ -197,7 +197,7 @@ def validate(
         write_text(json, validation.to_json())
     from simulator.cli_validation import print_validation
 
-    print_validation(validation)
+    print_validation(validation, table)
     if json is not None:
         echo(f"Wrote {json}.")
 

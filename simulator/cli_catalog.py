@@ -33,10 +33,8 @@ def models(name: Name = None, json: Json = False) -> None:
     columns = {
         "parameters": "parameters",
         "active_parameters": "active",
-        "num_hidden_layers": "layers",
-        "hidden_size": "width",
         "num_experts": "experts",
-        "num_experts_per_tok": "per token",
+        "num_experts_per_tok": "used",
         "status": "status",
     }
     _show("model", name, json, columns)

@@ -65,7 +65,7 @@ def print_result(result: Result) -> None:
     counts = numbers.in_words(summary.parameters), numbers.in_words(summary.active_parameters)
     table = new_table(f"{result.name}: {result.kind} of {summary.model} on {summary.gpus:,} x {summary.device}")
     for heading in ("", "value", "90 % interval", "basis"):
-        table.add_column(heading, justify="left" if heading in ("", "basis") else "right", no_wrap=heading != "basis")
+        table.add_column(heading, justify="left" if heading in ("", "basis") else "right", no_wrap=heading != "")
     for words, scaling, (number,) in _figures([result]):
         if number is not None:
             scale = scaling([number.value])
@@ -158,7 +158,7 @@ def print_catalog(entries: Sequence[Mapping[str, Any]], columns: Mapping[str, st
     texts = {key: _column(key, [entry.get(key) for entry in entries]) for key in columns}
     for key, heading in columns.items():
         number = any(isinstance(entry.get(key), int | float) for entry in entries)
-        table.add_column(heading, justify="right" if number else "left", no_wrap=key == "name")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number or key == "name")
     for row in zip(*texts.values(), strict=True):
         table.add_row(*(_cell(text) for text in row))
     print_table(table)
@@ -204,8 +204,10 @@ def _column(key: str, values: Sequence[Any], *, exact: bool = False) -> list[str
 
 
 def new_table(title: str | None) -> Table:
+    """A table without columns, set as narrow as reads well."""
+    title_ = _cell(title) if title else None
     return Table(
-        title=_cell(title) if title else None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+        title=title_, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
     )
 
 

@@ -16,10 +16,10 @@ from simulator.validation import Row, Score, Validation
 MOST_REASONS = 10
 
 
-def print_validation(validation: Validation) -> None:
+def print_validation(validation: Validation, name: str) -> None:
     """Per metric for quality A and for all rows; then the first metric by source, device and size; then refusals."""
     refused = validation.refused()
-    echo(f"{validation.table}: {len(validation.rows)} rows, {len(refused)} refused.")
+    echo(f"{name}: {len(validation.rows)} rows, {len(refused)} refused.")
     metrics = validation.metrics()
     if metrics:
         _print_scores(validation, metrics)
