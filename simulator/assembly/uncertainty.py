@@ -16,7 +16,7 @@ from simulator.result import Basis, Number
 Z90 = 1.645
 # Relative error of what is not an operator: waiting follows from the rest, the host and noise are fitted.
 HOST_ERROR, NOISE_ERROR = 0.5, 0.5
-MODEL_ERROR = {"dense": 0.06, "moe": 0.11}
+MODEL_ERROR = {"dense": 0.045, "moe": 0.085}
 """Standard deviation of log(predicted/measured) beyond operator errors, on workloads/validation/training.csv (quality A)."""
 INFERENCE_FACTOR = 1.5
 """Inference engines differ more from each other than training stacks do."""

@@ -48,7 +48,7 @@ class CostedGraph:
 
 TRAINING = frozenset({"forward", "backward"})
 FREQUENT = frozenset({"tensor_parallel", "expert_tensor_parallel"})
-"""Collectives of every layer that compute waits for: in a step ranks reach them unevenly, which no kernel timing shows."""
+"""Collectives of every layer that compute waits for: ranks reach them unevenly, which no kernel timing shows."""
 
 # Which function costs which kind of work; each takes (machine, work) pairs and returns seconds.
 _COSTS: tuple[tuple[tuple[type, ...], Callable[[Any], NDArray[np.float64]]], ...] = (
@@ -104,8 +104,8 @@ def _costed(
 ) -> CostedGraph:
     programs = {}
     for program in graph.programs:
-        skew = constants.tensor_skew if program.phase in TRAINING else 1.0
-        serial = tuple([cost(machine, op) * (skew if op.item in FREQUENT else 1.0) for op in program.serial])
+        skew = constants.tensor_skew_us * US if program.phase in TRAINING else 0.0
+        serial = tuple([cost(machine, op) + (skew * op.calls if op.item in FREQUENT else 0.0) for op in program.serial])
         background = tuple([cost(machine, operator) for operator in program.background])
         host = program.host_modules * constants.host_module_us + program.host_launches * constants.host_launch_us
         programs[id(program)] = CostedProgram(program, serial, background, host * US * host_speed)

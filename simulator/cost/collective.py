@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from simulator.cost.machine import Machine
 from simulator.graph.operator import Collective
+from simulator.spec.inference_constants import read_inference_constants
 from simulator.units import US
 
 Array = NDArray[np.float64]
@@ -63,7 +64,14 @@ def _terms(machine: Machine, work: Collective) -> tuple[float, float, float]:
             speed = curve.collective.ring * machine.link if inside else curve.network.efficiency * machine.nic
             return (curve.collective if inside else curve.network).base_us * US, work.bytes / speed, 1.0
         case _:
-            return _ring(machine, work)
+            ring = _ring(machine, work)
+            direct = _direct(machine, work) if work.direct else None
+            return ring if direct is None else min(ring, direct, key=_combined)
+
+
+def _combined(terms: tuple[float, float, float]) -> float:
+    latency, transfer, q = terms
+    return float((latency**q + transfer**q) ** (1 / q))
 
 
 def bus_bandwidth(machine: Machine, work: Collective) -> float:
@@ -83,6 +91,16 @@ ALL_REDUCE_LATENCY = 1.4
 """Smallest all-reduce over smallest all-gather: 21/15, 15.5/10.4 and 26/17 us on 8 A100, H100 and B200 (NCCL)."""
 NVLS_RANKS = 8
 """NCCL turns to in-switch reduction where a group fills a node."""
+
+
+def _direct(machine: Machine, work: Collective) -> tuple[float, float, float] | None:
+    """An all-reduce of a serving engine over peer memory (one barrier, two shots); None where GPUs lack NVLink."""
+    ranks, constants = work.group.size, read_inference_constants()
+    if work.group.domains > 1 or machine.hardware.device.scale_up.kind == "pcie":
+        return None
+    latency = constants.reduce_us + constants.reduce_hop_us * ranks
+    moved = 2 * (ranks - 1) / ranks * work.bytes
+    return latency * US, moved / (constants.reduce_ring * machine.link), 1.0
 
 
 def _ring(machine: Machine, work: Collective) -> tuple[float, float, float]:

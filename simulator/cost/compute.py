@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from simulator.cost.machine import Machine
 from simulator.graph.operator import Attention, Gemm, HostTransfer, Traffic, WeightGrad
+from simulator.spec.inference_constants import read_inference_constants
 from simulator.units import US
 
 Array = NDArray[np.float64]
@@ -42,14 +43,15 @@ def gemm_seconds(works: Sequence[tuple[Machine, Gemm | WeightGrad]]) -> Array:
 def _gemm_row(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, ...]:
     """Depth of the inner product, FLOPs and bytes of one group, rates, and how groups are run.
 
-    A batched GEMM is one kernel over all its groups; a grouped one schedules them apart.
+    A batched GEMM is one kernel over all its groups, and so is a fused one at a loss; a grouped one schedules them apart.
     """
     rate = machine.gemm(work.precision)
-    apart = work.grouped != "" and work.groups > 1
+    apart = work.grouped in ("host", "device") and work.groups > 1
     groups = work.groups if apart else 1.0
     depth = work.k if isinstance(work, Gemm) else work.m / work.groups
     curve = machine.curves.grouped
     group_s, loss = 0.0, 0.0
+    reached = 1 - read_inference_constants().expert_kernel_loss if work.grouped == "fused" else 1.0
     if apart:
         on_device = work.grouped == "device"
         group_s = (curve.device_group_us if on_device else curve.group_us) * US
@@ -58,8 +60,8 @@ def _gemm_row(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, ...]:
         depth,
         work.flops / groups,
         work.bytes / groups,
-        rate.rate,
-        rate.bandwidth,
+        rate.rate * reached,
+        rate.bandwidth * reached,
         rate.t0,
         rate.tk,
         rate.p,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from simulator.graph import parameters_held as held
-from simulator.graph.backward import backward_of, recomputed
 from simulator.graph.graph import Chunk, OperatorGraph, Phase, Pipeline, Program, StageEnd
 from simulator.graph.layers import Layer, Portion, Stack, stack_of
-from simulator.graph.moe import ExpertLoad, expert_load, moe_feed_forward
+from simulator.graph.moe import ExpertLoad, expert_load
 from simulator.graph.operator import Collective, Group, HostTransfer, Operator, Traffic
-from simulator.graph.overlap import hide
 from simulator.graph.parallel import Layout, build_layout
-from simulator.graph.peer import peer_feed_forward
-from simulator.graph.transformer import ACTIVATION_BYTES, Shapes, attention, embedding, feed_forward, head
+from simulator.graph.programs import BF16_BYTES, Rank, layer_operators, programs_of
+from simulator.graph.transformer import ACTIVATION_BYTES, Shapes
 from simulator.spec.constants import Constants, read_constants
 from simulator.spec.run import Run
 
-FP32_BYTES, BF16_BYTES = 4.0, 2.0
 ADAM_BYTES = 34.0
 """Per parameter of a shard and step: reads gradient (4), master weight and two moments (12), writes them (12) and the
 bf16 weight (2), and reads or zeroes the gradient buffer (4)."""
@@ -64,23 +62,17 @@ def build_graph(b: Build) -> OperatorGraph:
     run = b.run
     layout, settings = b.layout, b.layout.settings
     stack = stack_of(run.model, layout.pp, layout.vpp, run.defaults.pads_uneven_pipeline)
-    forward: dict[Layer | str, Program] = {}
-    backward: dict[Layer | str, Program] = {}
-    for layer in stack.layers:
-        forward[layer], backward[layer] = _layer_programs(b, layer)
-    forward["embedding"], backward["embedding"] = _programs(b, "embedding", embedding(b.shapes))
-    forward["head"], backward["head"] = _programs(b, "logits and loss", head(b.shapes))
-
+    programs = programs_of(rank_of(b), stack.layers)
     last = (layout.pp - 1, layout.vpp - 1)
 
-    def chunks(stage: int, phase: Phase, programs: dict[Layer | str, Program]) -> tuple[Chunk, ...]:
+    def chunks(stage: int, phase: Phase, by_layer: Mapping[Layer | str, Program]) -> tuple[Chunk, ...]:
         row = []
         for index, portion in enumerate(stack.chunks[stage]):
-            runs = [(programs[layer], count) for layer, count in portion]
+            runs = [(by_layer[layer], count) for layer, count in portion]
             if (stage, index) == (0, 0):
-                runs.insert(0, (programs["embedding"], 1))
+                runs.insert(0, (by_layer["embedding"], 1))
             if (stage, index) == last:
-                runs.append((programs["head"], 1))
+                runs.append((by_layer["head"], 1))
             row.append(Chunk(stage, index, phase, tuple(runs if phase == "forward" else reversed(runs))))
         return tuple(row)
 
@@ -94,99 +86,39 @@ def build_graph(b: Build) -> OperatorGraph:
             send=pipeline_send(b),
             overlap_send=settings.p2p_overlap and layout.vpp > 1,
         ),
-        forward=tuple([chunks(stage, "forward", forward) for stage in stages]),
-        backward=tuple([chunks(stage, "backward", backward) for stage in stages]),
+        forward=tuple([chunks(stage, "forward", programs.forward) for stage in stages]),
+        backward=tuple([chunks(stage, "backward", programs.backward) for stage in stages]),
         ends=_stage_ends(b, stack),
         overlap_gradients=settings.dp_overlap,
         replicas=layout.gpus // layout.pp,
-        programs=(*forward.values(), *backward.values()),
+        programs=programs.all,
     )
+
+
+def rank_of(b: Build) -> Rank:
+    """What the programs of a rank follow from, everything else blanked.
+
+    Runs that differ only in what is blanked share their programs. What a program comes to need must be let through here:
+    a blank is 0, so that reading one fails or shows.
+    """
+    layout, settings = b.layout, b.layout.settings
+    sharded = settings.sharding == "zero3"  # only then do programs hold collectives over replicas
+    cut = replace(
+        layout,
+        gpus=0,
+        pp=0,
+        vpp=0,
+        micro_batches=0,
+        dp=layout.dp if sharded else 0,
+        edp=layout.edp if sharded else 0,
+        settings=settings if sharded else replace(settings, sharding="none"),
+    )
+    return Rank(replace(b.shapes, layout=cut), b.load, b.run.routing, b.run.defaults, b.constants)
 
 
 def forward_layer(b: Build, layer: Layer) -> list[Operator]:
     """The forward operators of one layer in issue order."""
-    s, model = b.shapes, b.run.model
-    operators = attention(s, layer.window, causal=not layer.encoder)
-    if layer.cross_attention:  # of the decoder's queries to all that the encoder yields
-        operators += attention(s, None, causal=False)
-    match layer.kind:
-        case "moe":
-            assert b.load is not None
-            operators += moe_feed_forward(s, b.load)
-        case "peer":
-            operators += peer_feed_forward(s)
-        case _:
-            operators += feed_forward(s, float(model.intermediate_size))
-    return operators
-
-
-def _layer_programs(b: Build, layer: Layer) -> tuple[Program, Program]:
-    side = "encoder " if layer.encoder else ""
-    name = f"{side}{layer.kind} layer" + (f", window {layer.window}" if layer.window else "")
-    return _programs(b, name, forward_layer(b, layer), layer)
-
-
-def _programs(
-    b: Build, name: str, operators: list[Operator], layer: Layer | None = None
-) -> tuple[Program, Program]:
-    """Forward and backward programs: recompute, sharded parameters, overlap and host work added."""
-    settings = b.layout.settings
-    sharded = settings.sharding == "zero3"
-    accumulate = BF16_BYTES if sharded else 2 * b.run.defaults.gradient_bytes
-    grads = backward_of(b.shapes, operators, accumulate)
-    modules = 0
-    launches = 0.0
-    if layer is not None:
-        if settings.recompute == "full":
-            grads = [*operators, *grads]
-        elif settings.recompute == "selective":
-            grads = recomputed(operators, frozenset(settings.recompute_modules), settings.recompute_fraction) + grads
-        modules, launches = _host_work(b, layer)
-    prefetch = _sharded_collectives(b, layer, "forward") if sharded else []
-    resync = _sharded_collectives(b, layer, "backward") if sharded else []
-    backward_ratio = b.constants.host_backward_ratio + (settings.recompute == "full")
-    return (
-        hide(name, "forward", operators, prefetch, b, modules, launches),
-        hide(name, "backward", grads, resync, b, round(modules * backward_ratio), launches * backward_ratio),
-    )
-
-
-def _host_work(b: Build, layer: Layer) -> tuple[int, float]:
-    """(module calls, kernel launches of experts) the host makes for a layer's forward pass."""
-    settings, host = b.layout.settings, b.constants
-    if settings.cuda_graph == "full_iteration":
-        return 0, 0.0
-    low = b.shapes.precision not in ("bf16", "fp16", "fp32", "tf32")
-    modules = host.host_dense_modules
-    if settings.attention == "unfused":
-        modules += host.host_unfused_attention_modules
-    if low:
-        modules += host.host_fp8_modules
-    if settings.cuda_graph == "transformer_engine":
-        modules = round(modules * host.host_graphed_share)
-    if layer.kind == "dense" or b.load is None:
-        return modules, 0.0
-    per_expert = host.host_fp8_expert_launches if low else host.host_expert_launches
-    return modules + host.host_moe_modules, b.load.local_experts * per_expert
-
-
-def _sharded_collectives(b: Build, layer: Layer | None, phase: Phase) -> list[Operator]:
-    """Parameter gathers of the next layer, and in the backward pass the gradient's reduce-scatter (ZeRO-3, FSDP)."""
-    if layer is None:
-        return []
-    dense, expert = held.layer_held(b.run.model, b.layout, layer)
-    layout = b.layout
-    parts = []
-    for count, group in ((dense, layout.data_group), (expert, layout.expert_data_group)):
-        if group.size == 1 or not count:
-            continue
-        size, nics = count * BF16_BYTES, b.run.defaults.collective_nics
-        gather = Collective("all_gather", size, group, nics=nics)
-        parts.append(Operator("parameter all-gather", "parameter_gather", gather))
-        if phase == "backward":
-            scatter = Collective("reduce_scatter", count * b.run.defaults.gradient_bytes, group, nics=nics)
-            parts.append(Operator("gradient reduce-scatter", "gradient_sync", scatter))
-    return parts
+    return layer_operators(rank_of(b), layer)
 
 
 def pipeline_send(b: Build) -> Operator | None:

@@ -1,59 +1,132 @@
-"""The operator graphs of inference: the prefill of a batch of prompts, and one decode step at a context length."""
+"""The operator graphs of inference: one engine step over prompt tokens, decode tokens, or both."""
 
 from __future__ import annotations
 
-from simulator.graph.builder import Build, forward_layer, pipeline_send
+from dataclasses import dataclass
+
+from simulator.errors import InfeasibleError
+from simulator.graph.builder import Build, pipeline_send
+from simulator.graph.expert_traffic import served_load
 from simulator.graph.graph import Chunk, OperatorGraph, Phase, Pipeline, Program
+from simulator.graph.inference_layers import (
+    Widths,
+    attention_projections,
+    data_ranks,
+    decode_core,
+    dense_ffn,
+    expert_ffn,
+    kernel,
+    prompt_core,
+    rank_sum,
+    widths_of,
+)
 from simulator.graph.layers import Layer, layers_of
-from simulator.graph.moe import expert_load
+from simulator.graph.moe import ExpertLoad
 from simulator.graph.operator import Operator
 from simulator.graph.parallel import Layout, build_layout, split_layers
+from simulator.graph.peer import peer_feed_forward
 from simulator.graph.precision import element_bytes
-from simulator.graph.transformer import Shapes, embedding, head
+from simulator.graph.transformer import ACTIVATION_BYTES, Shapes, embedding, head
 from simulator.spec.constants import read_constants
+from simulator.spec.inference_constants import read_inference_constants
 from simulator.spec.run import Run
 
-WEIGHT_ONLY = {"int4": "bf16"}
-"""Formats of weights alone: they are expanded on the way into the tensor cores, which compute in 16 bits."""
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one step computes on one attention rank: decoding sequences with their mean context, and whole prompts."""
+
+    decodes: float = 0.0
+    context: float = 0.0
+    prompts: float = 0.0
+    length: float = 0.0
+
+    @property
+    def tokens(self) -> float:
+        return self.decodes + self.prompts * self.length
+
+
+def serving_split(run: Run) -> Run:
+    """The run with attention and expert parallelism as serving engines mean them.
+
+    An instance is the larger of tp and ep. Attention is cut over all of it (an engine told ep alone cuts attention by tp),
+    or over instance / dp_attention; experts by ep, and each by what is left of the instance. Raises InfeasibleError.
+    """
+    split = run.parallelism
+    instance = max(split.tp, split.ep)
+    data = split.dp_attention
+    ranks = instance if data is True else int(data or 1)
+    if ranks > 1 and instance % ranks:
+        raise InfeasibleError(
+            f"dp_attention {ranks} must divide the {instance} GPUs of an instance", path="parallelism.dp_attention"
+        )
+    etp = max(1, instance // split.ep) if split.etp is None else split.etp
+    update = {"tp": instance // ranks, "etp": etp if run.model.num_experts else None, "dp_attention": None}
+    return run.model_copy(update={"parallelism": split.model_copy(update=update)})
 
 
 def prepare_inference(run: Run, phase: Phase, context: float) -> Build:
-    """Layout, shapes and expert load of one phase. `context` is the tokens a query may see, its own included."""
+    """Layout, shapes and expert load of a phase of a static batch. `context` is the tokens a query may see."""
     assert run.inference is not None
-    work, layout = run.inference, build_layout(run)
-    per_sequence = layout.seq / layout.cp if phase == "prefill" else 1.0
+    run = serving_split(run)
+    layout = build_layout(run)
+    batch = float(layout.micro_batch)
+    step = Pass(prompts=batch, length=float(run.inference.isl)) if phase == "prefill" else Pass(batch, context)
+    return prepare_pass(run, layout, step)
+
+
+def prepare_pass(run: Run, layout: Layout, step: Pass) -> Build:
+    """Shapes and expert load of one step; `run` and `layout` are split as `serving_split` does."""
+    work = run.inference
+    assert work is not None
     shapes = Shapes(
         model=run.model,
         layout=layout,
-        precision=WEIGHT_ONLY.get(work.precision, work.precision),
-        tokens=layout.micro_batch * per_sequence,
-        context=context,
-        sequences=float(layout.micro_batch),
-        phase=phase,
+        precision=widths_of(run.model, work.precision, run.hardware.device).experts[0],
+        tokens=step.tokens,
+        context=step.context or step.length,
+        sequences=step.decodes + step.prompts,
+        phase="decode" if step.decodes else "prefill",
         transposed_operands=True,  # no second copy: there is no backward pass
         kv_bytes=element_bytes(kv_precision(run)),
         weight_precision=work.precision,
     )
-    load = expert_load(shapes, run.routing.imbalance, run.routing.capacity_factor) if run.model.num_experts else None
-    return Build(run, layout, shapes, load, read_constants())
+    return Build(run, layout, shapes, _load(run, shapes), read_constants())
+
+
+def _load(run: Run, s: Shapes) -> ExpertLoad | None:
+    if not run.model.num_experts:
+        return None
+    routing = run.routing
+    return served_load(
+        run.model.num_experts,
+        run.model.num_experts_per_tok or 1,
+        skew=read_inference_constants().routing_skew if routing.skew is None else routing.skew,
+        tokens=s.tokens * data_ranks(s.layout),
+        ep=s.layout.ep,
+        imbalance=routing.imbalance if "imbalance" in routing.model_fields_set else None,
+    )
 
 
 def kv_precision(run: Run) -> str:
-    """Precision of the KV cache: stated, or 16 bits."""
+    """Precision of the KV cache: stated, or that of a checkpoint quantised for an engine that follows it, or 16 bits."""
     assert run.inference is not None
-    return run.inference.kv_cache_precision or "bf16"
+    follows = run.defaults.kv_follows_weights and element_bytes(run.inference.precision) <= 1.0 + 1 / 16
+    return run.inference.kv_cache_precision or ("fp8" if follows else "bf16")
 
 
-def build_inference(b: Build) -> OperatorGraph:
-    """The graph of one phase: every stage once, one after the other."""
-    layout, run, phase = b.layout, b.run, _phase(b)
+def build_inference(b: Build, step: Pass | None = None) -> OperatorGraph:
+    """The graph of one step: every stage once, one after the other."""
+    layout, run = b.layout, b.run
+    step = step or _pass_of(b)
+    phase: Phase = "decode" if step.decodes else "prefill"
     layers = layers_of(run)
     chunks = split_layers(len(layers), layout.pp, 1, pads=False)
     programs: dict[Layer | str, Program] = {
-        layer: _program(b, f"{layer.kind} layer", forward_layer(b, layer)) for layer in dict.fromkeys(layers)
+        layer: Program(f"{layer.kind} layer", phase, tuple(step_layer(b, layer, step))) for layer in dict.fromkeys(layers)
     }
-    programs["embedding"] = _program(b, "embedding", embedding(b.shapes))
-    programs["head"] = _program(b, "logits", head(b.shapes, tokens=b.shapes.sequences))
+    programs["embedding"] = Program("embedding", phase, tuple(embedding(b.shapes)))
+    programs["head"] = Program("logits", phase, tuple(head(b.shapes, tokens=b.shapes.sequences)))
 
     def stage_chunk(stage: int) -> Chunk:
         counts: dict[Layer | str, int] = {"embedding": 1} if stage == 0 else {}
@@ -71,15 +144,40 @@ def build_inference(b: Build) -> OperatorGraph:
     )
 
 
-def _phase(b: Build) -> Phase:
-    return "decode" if b.shapes.phase == "decode" else "prefill"
+def _pass_of(b: Build) -> Pass:
+    s = b.shapes
+    if s.phase == "decode":
+        return Pass(s.sequences, s.context)
+    return Pass(prompts=s.sequences, length=s.tokens / s.sequences)
 
 
-def _program(b: Build, name: str, operators: list[Operator]) -> Program:
-    """Serving engines overlap nothing inside a layer; decode is replayed from a CUDA graph, prefill launched by the host."""
-    graphed = b.shapes.phase == "decode" and b.layout.settings.cuda_graph != "none"
-    modules = 0 if graphed or "layer" not in name else b.constants.host_dense_modules
-    return Program(name, _phase(b), tuple(operators), (), modules)
+def step_layer(b: Build, layer: Layer, step: Pass) -> list[Operator]:
+    """The operators of one layer in issue order."""
+    s, widths = b.shapes, widths_of(b.run.model, b.shapes.weight_precision, b.run.hardware.device)
+    before, after = attention_projections(s, widths)
+    cores = decode_core(s, layer.window, step.decodes, step.context)
+    cores += prompt_core(s, layer.window, widths, step.prompts, step.length)
+    return [*before, *cores, *after, *feed_forward(b, layer, widths)]
+
+
+def feed_forward(b: Build, layer: Layer, widths: Widths) -> list[Operator]:
+    """The second half of a layer: norm, FFN or experts, sum over ranks."""
+    s, model = b.shapes, b.run.model
+    if layer.kind == "peer":
+        return peer_feed_forward(s)
+    size = s.tokens * model.hidden_size
+    parts = [] if model.parallel_attention else [kernel("norm and residual", size * FFN_NORM_BYTES)]
+    if layer.kind == "moe":
+        assert b.load is not None
+        parts += expert_ffn(s, widths, b.load)
+        reduced = size * ACTIVATION_BYTES if s.layout.tp > 1 else 0.0
+    else:
+        parts += dense_ffn(s, widths.dense, float(model.intermediate_size), gated=model.gated_ffn, split=s.layout.tp)
+        reduced = 0.0 if model.parallel_attention else size * ACTIVATION_BYTES
+    return parts + rank_sum(s, "ffn all-reduce", reduced)
+
+
+FFN_NORM_BYTES = 7.0
 
 
 def kv_bytes_per_token(run: Run, layout: Layout) -> float:

@@ -22,7 +22,7 @@ FUSED_PERMUTE_BYTES = 4.0
 """The same where the dispatcher's kernels write rows in expert order (DeepEP, HybridEP)."""
 ROUTER_BYTES = 8.0
 """Per token and expert: logits in fp32, softmax and top-k passes."""
-EXPERT_BIAS_BYTES = 4.0
+EXPERT_BIAS_BYTES = 18.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +57,17 @@ def expert_load(s: Shapes, imbalance: float, capacity_factor: float | None) -> E
 
 
 def distinct_ranks(ranks: int, top_k: int) -> float:
-    """Expected remote ranks that get a copy of a token routed uniformly to `top_k` places: R(1-(1-1/R)^k)(R-1)/R."""
-    return ranks * (1 - (1 - 1 / ranks) ** top_k) * (ranks - 1) / ranks
+    """Expected ranks, of all `ranks`, that a token routed uniformly to `top_k` places reaches: R(1 - (1 - 1/R)^k)."""
+    return ranks * (1 - (1 - 1 / ranks) ** top_k)
 
 
 def all_to_all(s: Shapes, name: str, load: ExpertLoad, element: float = ACTIVATION_BYTES) -> list[Operator]:
     """Dispatch or combine between expert ranks.
 
-    The plain dispatcher sends a copy for every selected expert; DeepEP and HybridEP send one to each distinct remote
-    domain over the network and forward it inside, one to each distinct rank.
+    The plain dispatcher sends a copy for every selected expert. DeepEP and HybridEP send one to each distinct remote
+    domain over the network, to the rank of the same place, which forwards it inside to each distinct rank but itself:
+    a rank forwards for the others as many copies as they do for it. With node-limited routing (arXiv 2412.19437, section
+    2.1.2) a token reaches `topk_group` domains at most.
     """
     layout, model = s.layout, s.model
     if layout.ep == 1:
@@ -75,9 +77,9 @@ def all_to_all(s: Shapes, name: str, load: ExpertLoad, element: float = ACTIVATI
     tokens = load.sent_rows / top_k
     outside = (group.size - group.per_domain) / group.size
     if layout.settings.dispatcher in ("deepep", "hybridep"):
-        inside = distinct_ranks(group.size, top_k) * group.per_domain / group.size
-        domains = min(group.domains, model.topk_group or group.domains)
-        remote = distinct_ranks(domains, top_k) if domains > 1 else 0.0
+        inside = distinct_ranks(group.size, top_k) * (group.per_domain - 1) / group.per_domain
+        reached = distinct_ranks(min(group.domains, model.topk_group or group.domains), top_k)
+        remote = reached * (group.domains - 1) / group.domains
     elif layout.settings.dispatcher == "allgather":
         inside, remote = float(group.per_domain - 1), float(group.size - group.per_domain)
     else:
@@ -136,7 +138,7 @@ def moe_feed_forward(s: Shapes, load: ExpertLoad) -> list[Operator]:
     shared = model.shared_expert_intermediate_size
     if shared:
         parts += tensor_collective(s, "shared expert all-gather", "all_gather")
-        parts += feed_forward_core(s, shared, layout.tp, item="ffn_gemm", name="shared expert")
+        parts += feed_forward_core(s, shared, "shared expert", gated=model.expert_gated_ffn)
         parts += tensor_collective(s, "shared expert reduce-scatter", "reduce_scatter")
     return [*parts, residual(s, "ffn residual")]
 

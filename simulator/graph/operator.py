@@ -42,8 +42,8 @@ COLORS: dict[str, Color] = {
     "parameter_gather": "comm",
 }
 
-Grouping = Literal["", "host", "device"]
-"""Who schedules the groups of a grouped GEMM; empty for a plain or batched one."""
+Grouping = Literal["", "host", "device", "fused"]
+"""Who schedules the groups of a grouped GEMM, `fused` in one kernel of a serving engine; empty for a plain or batched one."""
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"]
 
 
@@ -147,6 +147,8 @@ class Collective(NamedTuple):
     group: Group
     network_bytes: float = 0.0
     nics: int | None = None
+    direct: bool = False
+    """A serving engine's own kernel over peer memory may do it, where that is faster."""
 
 
 Work = Gemm | WeightGrad | Attention | Traffic | HostTransfer | Collective

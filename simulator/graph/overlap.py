@@ -8,7 +8,7 @@ from simulator.graph.graph import Phase, Program
 from simulator.graph.operator import Collective, Operator
 
 if TYPE_CHECKING:
-    from simulator.graph.builder import Build
+    from simulator.graph.programs import Rank
 
 
 def hide(
@@ -16,7 +16,7 @@ def hide(
     phase: Phase,
     operators: list[Operator],
     prefetch: list[Operator],
-    b: Build,
+    rank: Rank,
     modules: int,
     launches: float,
 ) -> Program:
@@ -24,15 +24,15 @@ def hide(
 
     What stays in the serial part of an overlapped collective is its first and last piece, which nothing can hide.
     """
-    settings, c = b.layout.settings, b.constants
+    settings, c = rank.layout.settings, rank.constants
     serial: list[Operator] = []
     background: list[Operator] = []
     for operator in operators:
         hidden = 0.0
         match operator.item:
             case "tensor_parallel" if settings.tp_overlap:
-                hidden = b.run.defaults.tp_overlap_hidden
-            case "tensor_parallel" if b.run.defaults.async_tensor_gradients and _reduces_input_gradient(operator):
+                hidden = rank.framework.tp_overlap_hidden
+            case "tensor_parallel" if rank.framework.async_tensor_gradients and _reduces_input_gradient(operator):
                 hidden = 1.0
             case "all_to_all":
                 hidden = c.a2a_hidden_batched if settings.a2a_overlap else c.a2a_hidden
@@ -52,7 +52,7 @@ def hide(
             background.append(operator._replace(calls=1 - c.prefetch_residue))
         else:
             serial.append(operator)
-    waits = launches > 0 and b.run.routing.dropless is not False and b.run.routing.capacity_factor is None
+    waits = launches > 0 and rank.routing.dropless is not False and rank.routing.capacity_factor is None
     return Program(name, phase, tuple(serial), tuple(background), modules, launches, waits)
 
 

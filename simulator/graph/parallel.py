@@ -184,7 +184,7 @@ def _batch(run: Run, dp: int) -> tuple[int, int, int]:
             )
         return work.micro_batch, work.global_batch // step, work.seq_len
     assert run.inference is not None
-    return -(-run.inference.concurrency // dp), 1, run.inference.isl
+    return -(-run.inference.in_flight // dp), 1, run.inference.isl
 
 
 def _nearest_division(run: Run, path: str) -> str | None:

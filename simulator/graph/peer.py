@@ -58,8 +58,6 @@ def _exchange(s: Shapes, name: str) -> list[Operator]:
     group = layout.expert_group
     copies = distinct_ranks(group.size, peer.num_heads * peer.top_k)
     row = s.model.hidden_size * ACTIVATION_BYTES
-    outside = (group.size - group.per_domain) / max(1, group.size - 1)
-    sent = s.tokens * copies * row
-    return [
-        Operator(name, "all_to_all", Collective("all_to_all", sent * (1 - outside), group, sent * outside), module="moe")
-    ]
+    one = s.tokens * copies * row / group.size
+    inside, outside = one * (group.per_domain - 1), one * (group.size - group.per_domain)
+    return [Operator(name, "all_to_all", Collective("all_to_all", inside, group, outside), module="moe")]

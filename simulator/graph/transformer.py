@@ -21,7 +21,11 @@ NORM_BYTES = 4.0
 RESIDUAL_BYTES = 6.0
 """Per element and residual addition: reads two, writes one (bf16)."""
 ROPE_BYTES = 4.0
-SCORE_BYTES_FORWARD, SCORE_BYTES_BACKWARD = 9.0, 13.0
+"""Per rotated element: reads and writes bf16."""
+EAGER_RMSNORM_BYTES, EAGER_ROPE_BYTES = 36.0, 20.0
+"""The same as chains of torch operators through fp32: to float (6), square (8), mean (4), scale (8), back (6), weight (4)
+for an RMSNorm; to float (6), complex product (8), back (6) for a rotation. LayerNorm is one kernel in eager torch too."""
+SCORE_BYTES_FORWARD, SCORE_BYTES_BACKWARD = 10.0, 14.0
 """Per attention score without a fused kernel: scale, mask, softmax, dropout with its mask (Megatron-LM 2021)."""
 EAGER_FACTOR = 1.4
 """Bytes of unfused elementwise operators over fused ones: each step of a chain goes through HBM."""
@@ -79,7 +83,10 @@ def elementwise(s: Shapes, name: str, bytes_moved: float, *, module: str = "") -
 
 def norm(s: Shapes, name: str) -> Operator:
     """A norm over the hidden dimension of the rank's rows."""
-    return elementwise(s, name, s.rows * s.model.hidden_size * NORM_BYTES, module="layernorm")
+    size = s.rows * s.model.hidden_size
+    if not s.layout.settings.python_norms or s.model.norm != "rmsnorm":
+        return elementwise(s, name, size * NORM_BYTES, module="layernorm")
+    return Operator(name, "elementwise", Traffic(size * EAGER_RMSNORM_BYTES), module="layernorm")
 
 
 def residual(s: Shapes, name: str) -> Operator:
@@ -123,7 +130,8 @@ def _projections(s: Shapes) -> list[Operator]:
     width = model.q_dim / tp + 2 * kv
     parts = linear(s, "attention qkv", "attention_projection", width, model.hidden_size)
     if not model.learned_positions:
-        parts.append(elementwise(s, "rotary embedding", s.tokens * (model.q_dim / tp + kv) * ROPE_BYTES))
+        rope = EAGER_ROPE_BYTES / s.fusion if s.layout.settings.python_norms else ROPE_BYTES
+        parts.append(elementwise(s, "rotary embedding", s.tokens * (model.q_dim / tp + kv) * rope))
     if model.qk_norm:
         parts.append(elementwise(s, "query and key norm", s.tokens * (model.q_dim / tp + kv) * NORM_BYTES))
     return parts
@@ -172,12 +180,19 @@ def _core(s: Shapes, window: int | None, *, causal: bool) -> list[Operator]:
     if causal and not s.context_balanced:
         keys *= 2 - 1 / layout.cp  # the last rank's queries see almost the whole sequence
     flops = 2.0 * s.tokens * heads * keys * (query_dim + value_dim)
-    kv_width = 2 * heads * query_dim if model.is_mla else 2 * max(model.kv_dim / layout.tp, model.head_dim)
-    moved = s.tokens * (2 * heads * query_dim + kv_width) * ACTIVATION_BYTES
+    moved = s.tokens * (heads * (query_dim + value_dim) + _key_value_width(s)) * ACTIVATION_BYTES
     seen = s.context if window is None else min(window, s.context)
     head_dim = (query_dim + value_dim) / 2
     work = Attention(flops, moved, seen, head_dim, "forward", layout.settings.attention, wide(s.precision))
     return [Operator("attention core", "attention_core", work, module="core_attn")]
+
+
+def _key_value_width(s: Shapes) -> float:
+    """Elements of a token's keys and values on one rank: latents expanded; ranks beyond the key-value heads hold copies."""
+    model, tp = s.model, s.layout.tp
+    if model.is_mla:
+        return model.num_attention_heads * (model.qk_dim + model.v_dim) / tp
+    return 2 * max(model.kv_dim / tp, model.head_dim)
 
 
 def _decode_core(s: Shapes, window: int | None, heads: float, query_dim: float, value_dim: float) -> list[Operator]:
@@ -211,14 +226,10 @@ def _unfused_core(s: Shapes, heads: float, head_dim: float) -> list[Operator]:
 
 def _context_exchange(s: Shapes) -> list[Operator]:
     """Context parallelism passes keys and values around a ring: every rank receives those of all others."""
-    layout, model = s.layout, s.model
+    layout = s.layout
     if layout.cp == 1 or s.phase == "decode":
         return []
-    assert not model.is_mla or model.v_head_dim
-    width = (
-        model.num_attention_heads * (model.qk_nope_head_dim or 0) * 2 if model.is_mla else 2 * model.kv_dim
-    ) / layout.tp
-    size = s.tokens * layout.cp * width * ACTIVATION_BYTES
+    size = s.tokens * layout.cp * _key_value_width(s) * ACTIVATION_BYTES
     return [
         Operator(
             "key-value exchange", "context_parallel", Collective("all_gather", size, layout.context_group), module="ring"
@@ -226,24 +237,22 @@ def _context_exchange(s: Shapes) -> list[Operator]:
     ]
 
 
-def feed_forward(s: Shapes, width: float, *, item: Item = "ffn_gemm", gated: bool | None = None) -> list[Operator]:
+def feed_forward(s: Shapes, width: float) -> list[Operator]:
     """Norm, up (and gate) projection, activation, down projection, residual: a dense FFN."""
     parts = [norm(s, "ffn norm"), *tensor_collective(s, "ffn all-gather", "all_gather")]
-    parts += feed_forward_core(s, width, s.layout.tp, item=item, gated=gated)
+    parts += feed_forward_core(s, width, "ffn", gated=s.model.gated_ffn)
     parts += tensor_collective(s, "ffn reduce-scatter", "reduce_scatter")
     return [*parts, residual(s, "ffn residual")]
 
 
-def feed_forward_core(
-    s: Shapes, width: float, split: int, *, item: Item, gated: bool | None = None, name: str = "ffn"
-) -> list[Operator]:
-    """The two GEMMs of an FFN of `width` columns divided by `split`, and its activation."""
-    gates = 2 if (s.model.gated_ffn if gated is None else gated) else 1
-    local = width / split
-    parts = linear(s, f"{name} up", item, gates * local, s.model.hidden_size, module="mlp")
+def feed_forward_core(s: Shapes, width: float, name: str, *, gated: bool) -> list[Operator]:
+    """The two GEMMs of an FFN of `width` columns, cut by tensor parallelism, and its activation."""
+    gates = 2 if gated else 1
+    local = width / s.layout.tp
+    parts = linear(s, f"{name} up", "ffn_gemm", gates * local, s.model.hidden_size, module="mlp")
     moved = s.tokens * local * (2 * gates + 2)
     parts.append(elementwise(s, f"{name} activation", moved, module="mlp"))
-    return parts + linear(s, f"{name} down", item, s.model.hidden_size, local, module="mlp")
+    return parts + linear(s, f"{name} down", "ffn_gemm", s.model.hidden_size, local, module="mlp")
 
 
 def embedding(s: Shapes) -> list[Operator]:

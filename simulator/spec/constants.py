@@ -11,7 +11,7 @@ class Constants(Spec):
     """Read from hardware_profiles/priors/constants.yaml, where each value's meaning and source stand beside it."""
 
     overlap_rate: float
-    tensor_skew: float
+    tensor_skew_us: float
     a2a_hidden: float
     a2a_hidden_batched: float
     ring_residue: float

@@ -40,6 +40,8 @@ class Framework(Spec):
     cuda_graph: CudaGraph = "none"
     fused: bool = True
     """Elementwise operators are fused by hand-written or compiled kernels; eager torch moves more bytes."""
+    python_norms: bool = False
+    """RMSNorm and rotary embedding are chains of torch operators unless compiled."""
     gradient_bytes: int = 4
     """Bytes per element of accumulated gradients."""
     gradient_memory_bytes: float = Field(default_factory=lambda data: float(data.get("gradient_bytes", 4)))
@@ -62,6 +64,22 @@ class Framework(Spec):
     """Serving: host time per sequence and step (detokenise, stream)."""
     memory_fraction: float = 0.9
     """Serving: share of device memory the engine takes for weights and KV cache."""
+    request_us: float = 0.0
+    """Serving: time of a request outside the model's steps: HTTP, tokeniser, first response."""
+    memory_after_weights: bool = False
+    """Serving: `memory_fraction` is of what weights and work space leave free, not of the whole device."""
+    kv_follows_weights: bool = False
+    """Serving: checkpoints quantised to 8 bits or fewer bring scales of an fp8 KV cache."""
+    max_sequences: int = 1024
+    """Serving: most sequences in flight per instance."""
+    step_tokens: int = 8192
+    """Serving: most tokens of one step."""
+    chunks_prompts: bool = True
+    """Serving: a prompt that does not fit into a step is cut; else it waits for a step that holds it whole."""
+    mixes_phases: bool = True
+    """Serving: prompt and decode tokens share steps; else a step of prompts alone goes first."""
+    reserves_output: bool = False
+    """Serving: a request is admitted only where its whole output fits into the KV cache; else the cache grows and preempts."""
     etp_follows_tp: bool = False
     """Experts are cut by tp unless etp is stated (stacks without parallel folding)."""
     pads_uneven_pipeline: bool = True

@@ -42,6 +42,7 @@ class Grid:
             name = path.partition(".")[0]
             blocks.setdefault(name, Block(name, [])).axes.append(axis)
         self._blocks = list(blocks.values())
+        self._stated = self.base.model_fields_set | set(blocks)
         self._shared = {name: getattr(self.base, name) for name in Run.model_fields if name not in blocks}
 
     def check(self, document: Document) -> None:
@@ -81,7 +82,7 @@ class Grid:
                 return value
             changed[block.name] = value
         # All parts are validated; to validate the whole again would take most of a sweep's time.
-        return Run.model_construct(**self._shared, **changed)
+        return Run.model_construct(_fields_set=self._stated, **self._shared, **changed)
 
     def _outcome(self, block: Block, key: tuple[int, ...]) -> object:
         settings = {self.paths[axis]: self.values[axis][number] for axis, number in zip(block.axes, key, strict=True)}

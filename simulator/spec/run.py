@@ -21,6 +21,9 @@ from simulator.spec.model import ModelSpec, resolve_model
 from simulator.spec.workload import Economics, Execution, Inference, Parallelism, Routing, Training
 
 
+DEFAULT_ENGINE = "vllm"
+
+
 def _model(value: Any) -> ModelSpec:
     if isinstance(value, ModelSpec):
         return value
@@ -63,13 +66,21 @@ class Run(Spec):
             raise ValueError(f"kind is {self.kind}, so the block '{self.kind}' is needed and no other work")
         if (self.inference is None) == (self.kind == "inference"):
             raise ValueError(f"kind is {self.kind}, so the block '{self.kind}' is needed and no other work")
-        read_framework(self.framework)
+        read_framework(self.software)
         return self
 
     @cached_property
     def defaults(self) -> Framework:
         """The framework's record."""
-        return read_framework(self.framework)
+        return read_framework(self.software)
+
+    @property
+    def software(self) -> str:
+        """The training framework or serving engine: stated, or what most runs of the kind use."""
+        if self.inference is None:
+            return self.framework
+        stated = self.framework if "framework" in self.model_fields_set else DEFAULT_ENGINE
+        return self.inference.framework or stated
 
 
 def with_field(run: Run, path: str, value: object) -> Run:

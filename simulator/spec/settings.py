@@ -31,6 +31,7 @@ class Settings:
     p2p_overlap: bool
     cuda_graph: CudaGraph
     fused: bool
+    python_norms: bool
     etp: int
 
 
@@ -52,6 +53,7 @@ def resolve_settings(run: Run) -> Settings:
         if recompute == "selective":
             modules = stated(training.recompute_modules, framework.recompute_modules)
             fraction = framework.recompute_forward_fraction
+    fused = stated(execution.compile, framework.fused)
     architecture = generation(run.hardware.device.architecture)
     kernel = framework.attention.get(architecture, framework.attention["default"])
     graphed = stated(execution.cuda_graph, framework.cuda_graph) == "full_iteration"
@@ -70,6 +72,7 @@ def resolve_settings(run: Run) -> Settings:
         dp_overlap=stated(execution.dp_overlap, framework.dp_overlap),
         p2p_overlap=stated(execution.p2p_overlap, framework.p2p_overlap),
         cuda_graph=stated(execution.cuda_graph, framework.cuda_graph),
-        fused=stated(execution.compile, framework.fused),
+        fused=fused,
+        python_norms=framework.python_norms and not fused,
         etp=stated(split.etp, split.tp if experts_follow else 1),
     )

@@ -65,20 +65,60 @@ class Training(Spec):
     """Tokens of the whole training, for days, money and energy."""
 
 
-class Inference(Spec):
-    """One static batch: `concurrency` prompts of `isl` tokens, `osl` tokens each generated in lockstep."""
+Lengths = Literal["fixed", "uniform_0.8_1"]
+CHAT_PROMPT_TOKENS = 256
+"""Prompt of an ordinary chat request, where a run states none (ShareGPT's first turns: a median of about 200 tokens)."""
 
-    isl: Annotated[int, Field(gt=0, le=2**27)]
+
+class Inference(Spec):
+    """Requests of `isl` prompt and `osl` output tokens each.
+
+    `batching: static` is one batch of `concurrency` prompts, decoded in lockstep. `continuous` keeps `concurrency` requests
+    in flight, each replaced as it finishes (a closed loop); with `request_rate` requests arrive at random at that rate; with
+    `concurrency: max` all requests wait from the start and memory bounds how many are in flight.
+    """
+
+    isl: Annotated[int, Field(gt=0, le=2**27)] = CHAT_PROMPT_TOKENS
+    """Where it is not stated, TPOT is that of steady decode, undisturbed by prompts."""
     osl: Annotated[int, Field(gt=0, le=2**27)]
-    concurrency: Positive = 1
+    concurrency: Positive | Literal["max"] = 1
+    batching: Literal["static", "continuous"] = "static"
+    request_rate: Annotated[float, Field(gt=0)] | None = None
+    """Requests per second (Poisson); infinite where all arrive at once."""
+    lengths: Lengths = "fixed"
+    """`uniform_0.8_1`: drawn between 0.8 of the longest and the longest; `isl` and `osl` are the means, 0.9 of it."""
+    requests: Positive | None = None
+    """How many there are; the benchmark's usual number where absent."""
     precision: Precision = "bf16"
     kv_cache_precision: Literal["fp16", "bf16", "fp8"] | None = None
+    framework: str | None = None
+    """The serving engine, a name in workloads/frameworks."""
+    framework_version: Annotated[str, BeforeValidator(str)] | None = None
+    """Kept for the record; an engine file describes one version."""
+    accepted_drafts: Annotated[float, Field(ge=0, le=16)] = 0.0
+    """Draft tokens accepted per step (speculative decoding with multi-token prediction), of `draft_tokens` checked."""
+    draft_tokens: Annotated[int, Field(ge=0, le=16)] = 0
+
+    @model_validator(mode="after")
+    def _rules(self) -> Inference:
+        if self.batching == "static" and (self.request_rate is not None or self.concurrency == "max"):
+            raise ValueError("requests that arrive or fill the memory need batching: continuous")
+        if self.accepted_drafts > self.draft_tokens:
+            raise ValueError(f"accepted_drafts {self.accepted_drafts:g} can't exceed draft_tokens {self.draft_tokens}")
+        return self
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight as the run states them; 1 where memory or arrivals decide."""
+        return 1 if self.concurrency == "max" or self.request_rate is not None else self.concurrency
 
 
 class Routing(Spec):
     """How tokens spread over experts."""
 
     balance: Literal["uniform"] = "uniform"
+    skew: Annotated[float, Field(ge=0.0, le=3.0)] | None = None
+    """Zipf exponent of expert popularity in serving; 0 is even. Absent: that of ordinary text. Training takes `imbalance`."""
     imbalance: Annotated[float, Field(ge=1.0, le=1e6)] = 1.0
     """Rows of the fullest expert rank over the mean of all ranks; the slowest rank sets the time."""
     capacity_factor: Annotated[float, Field(gt=0, le=1e6)] | None = None

@@ -1,0 +1,204 @@
+"""The operators of one engine step: fused kernels over the tokens of a step, attention apart by phase.
+
+A serving engine runs prompt and decode tokens of a step through the same GEMMs; only attention differs, a decode token
+reading its sequence's cache, a prompt token the prompt so far. Norms are fused with residuals and quantisation, experts
+run as one kernel, and sums over tensor ranks use the engine's own all-reduce where it beats NCCL.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from simulator.graph.moe import ExpertLoad
+from simulator.graph.operator import Attention, Collective, Gemm, Item, Operator, Traffic
+from simulator.graph.parallel import Layout
+from simulator.graph.precision import element_bytes
+from simulator.graph.transformer import ACTIVATION_BYTES, Shapes
+from simulator.spec.hardware import Device
+from simulator.spec.inference_constants import read_inference_constants
+from simulator.spec.model import ModelSpec
+from simulator.spec.parameters import mean_keys
+
+WEIGHT_ONLY = frozenset({"int4", "mxfp4"})
+"""Formats of weights alone: served with 16-bit activations."""
+FUSED_NORM_BYTES = 7.0
+"""Per element of norm and residual in one kernel: reads two bf16, writes the residual and the (often quantised) result."""
+ROPE_BYTES = 8.0
+"""Per element of query and key: reads and writes bf16 around the rotation, writes the cache."""
+TOP_K_BYTES = 8.0
+"""Per token and expert: logits in fp32, softmax and top-k passes."""
+FINALIZE_BYTES = 4.0
+"""Per row and hidden element of the weighted sum of a token's experts."""
+
+
+class Widths(NamedTuple):
+    """(precision computed in, precision stored in) of the experts and of all other matrices."""
+
+    experts: tuple[str, str]
+    dense: tuple[str, str]
+
+
+def widths_of(model: ModelSpec, precision: str, device: Device) -> Widths:
+    """How a checkpoint in that precision is stored and computed.
+
+    Where the device lacks the arithmetic, weights expand to bf16 on the way in. Four-bit checkpoints of MoE models quantise
+    the experts alone.
+    """
+    native = precision not in WEIGHT_ONLY and device.supports(precision)
+    compute = precision if native else "bf16"
+    experts_only = model.is_moe and element_bytes(precision) < 1.0
+    return Widths((compute, precision), ("bf16", "bf16") if experts_only else (compute, precision))
+
+
+def gemm(name: str, item: Item, rows: float, n: float, k: float, widths: tuple[str, str]) -> Operator:
+    """y = x W with W (k, n) as stored, x quantised by the kernel before."""
+    compute, stored = widths
+    work = Gemm(rows, n, k, compute, 1.0, element_bytes(stored), element_bytes(compute), ACTIVATION_BYTES)
+    return Operator(name, item, work)
+
+
+def kernel(name: str, bytes_moved: float) -> Operator:
+    """A small fused kernel."""
+    return Operator(name, "elementwise", Traffic(bytes_moved))
+
+
+def rank_sum(s: Shapes, name: str, size: float) -> list[Operator]:
+    """The sum over tensor ranks of `size` bytes."""
+    if size == 0 or s.layout.tp == 1:
+        return []
+    return [Operator(name, "tensor_parallel", Collective("all_reduce", size, s.layout.tensor_group, direct=True))]
+
+
+def attention_projections(s: Shapes, widths: Widths) -> tuple[list[Operator], list[Operator]]:
+    """(before the attention core, after it): norm, projections and rotation; output projection and sum."""
+    model, tp, rows = s.model, s.layout.tp, s.tokens
+    hidden = model.hidden_size
+    before = [kernel("norm and residual", rows * hidden * FUSED_NORM_BYTES)]
+    if model.is_mla:
+        before += _latent_projections(s, widths)
+    else:
+        kv = max(model.kv_dim / tp, model.head_dim)
+        width = model.q_dim / tp + 2 * kv
+        before.append(gemm("attention qkv", "attention_projection", rows, width, hidden, widths.dense))
+        before.append(kernel("rotation and cache write", rows * (model.q_dim / tp + 2 * kv) * ROPE_BYTES))
+    out = model.num_attention_heads * (model.v_head_dim if model.is_mla else model.head_dim) / tp
+    after = [gemm("attention output", "attention_projection", rows, hidden, out, widths.dense)]
+    return before, after + rank_sum(s, "attention all-reduce", rows * hidden * ACTIVATION_BYTES)
+
+
+def _latent_projections(s: Shapes, widths: Widths) -> list[Operator]:
+    """Low-rank queries and the latent of MLA; the down projections are whole on every rank (arXiv 2405.04434)."""
+    model, rows = s.model, s.tokens
+    heads = model.num_attention_heads / s.layout.tp
+    query = (model.qk_nope_head_dim or 0) + (model.qk_rope_head_dim or 0)
+    latent = (model.kv_lora_rank or 0) + (model.qk_rope_head_dim or 0)
+    down = latent + (model.q_lora_rank or 0)
+    parts = [gemm("query and key-value down", "attention_projection", rows, down, model.hidden_size, widths.dense)]
+    parts.append(kernel("latent norms", rows * down * ACTIVATION_BYTES * 2))
+    source = model.q_lora_rank or model.hidden_size
+    parts.append(gemm("query up", "attention_projection", rows, heads * query, source, widths.dense))
+    parts.append(kernel("rotation and cache write", rows * (heads * query + latent) * ROPE_BYTES))
+    return parts
+
+
+def decode_core(s: Shapes, window: int | None, sequences: float, context: float) -> list[Operator]:
+    """One query of each sequence against its cache of `context` tokens. MLA works in the latent space (absorbed form)."""
+    if sequences == 0:
+        return []
+    model, tp = s.model, s.layout.tp
+    heads = model.num_attention_heads / tp
+    keys = context if window is None else min(window, context)
+    parts: list[Operator] = []
+    if model.is_mla:
+        rank, nope, value = model.kv_lora_rank or 0, model.qk_nope_head_dim or 0, model.v_head_dim or 0
+        width = float(rank + (model.qk_rope_head_dim or 0))
+        flops = 2.0 * sequences * heads * keys * (2 * rank + (model.qk_rope_head_dim or 0))
+        into = Gemm(sequences * heads, rank, nope, "bf16", heads)
+        out = Gemm(sequences * heads, value, rank, "bf16", heads)
+        parts = [Operator("absorb query", "attention_projection", into), Operator("absorb value", "attention_projection", out)]
+        head_dim = float(rank)
+    else:
+        width = 2.0 * max(model.kv_dim / tp, model.head_dim)
+        head_dim = float(model.head_dim)
+        flops = 4.0 * sequences * heads * keys * head_dim
+    work = Attention(
+        flops, sequences * keys * width * s.kv_bytes, keys, head_dim, "forward", s.layout.settings.attention, decode=True
+    )
+    return [*parts, Operator("decode attention", "attention_core", work)]
+
+
+def prompt_core(s: Shapes, window: int | None, widths: Widths, prompts: float, length: float) -> list[Operator]:
+    """Causal attention of `prompts` whole prompts of `length` tokens; MLA expands keys and values."""
+    if prompts == 0:
+        return []
+    model, tp = s.model, s.layout.tp
+    heads = model.num_attention_heads / tp
+    tokens = prompts * length
+    parts: list[Operator] = []
+    if model.is_mla:
+        nope, value = model.qk_nope_head_dim or 0, float(model.v_head_dim or 0)
+        query = float(nope + (model.qk_rope_head_dim or 0))
+        up = gemm("key-value up", "attention_projection", tokens, heads * (nope + value), model.kv_lora_rank or 0, widths.dense)
+        parts.append(up)
+        kv_width = heads * (query + value)
+    else:
+        query = value = float(model.head_dim)
+        kv_width = 2.0 * max(model.kv_dim / tp, model.head_dim)
+    flops = 2.0 * tokens * heads * mean_keys(length, window) * (query + value)
+    moved = tokens * (heads * (query + value) + kv_width) * ACTIVATION_BYTES
+    seen = length if window is None else min(window, length)
+    work = Attention(flops, moved, seen, (query + value) / 2, "forward", s.layout.settings.attention)
+    return [*parts, Operator("prompt attention", "attention_core", work)]
+
+
+def dense_ffn(s: Shapes, widths: tuple[str, str], width: float, *, gated: bool, split: int, name: str = "ffn") -> list[Operator]:
+    """Up (and gate), activation, down: columns divided by `split`."""
+    gates, local, hidden = (2 if gated else 1), width / split, s.model.hidden_size
+    return [
+        gemm(f"{name} up", "ffn_gemm", s.tokens, gates * local, hidden, widths),
+        kernel(f"{name} activation", s.tokens * local * (2 * gates + 1)),
+        gemm(f"{name} down", "ffn_gemm", s.tokens, hidden, local, widths),
+    ]
+
+
+def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad) -> list[Operator]:
+    """Router, top-k, the two expert GEMMs with their activation, the weighted sum, and shared experts."""
+    model, layout, rows = s.model, s.layout, s.tokens
+    hidden, count = model.hidden_size, model.num_experts or 0
+    gates = 2 if model.expert_gated_ffn else 1
+    width = (model.moe_intermediate_size or 0) / layout.etp
+    compute, stored = widths.experts
+    padded = load.rows + load.touched * read_inference_constants().expert_tile_rows / 2
+
+    def grouped(name: str, n: float, k: float) -> Operator:
+        size, act = element_bytes(stored), element_bytes(compute)
+        work = Gemm(padded, n, k, compute, load.touched, size, act, ACTIVATION_BYTES, "fused")
+        return Operator(name, "expert_gemm", work)
+
+    parts = [
+        gemm("router", "elementwise", rows, count, hidden, ("bf16", "bf16")),
+        kernel("top-k and sort", rows * count * TOP_K_BYTES),
+        grouped("expert up", gates * width, hidden),
+        kernel("expert activation", load.rows * width * (2 * gates + 1)),
+        grouped("expert down", hidden, width),
+        kernel("weighted sum", (load.rows + rows) * hidden * FINALIZE_BYTES / 2),
+    ]
+    shared = model.shared_expert_intermediate_size
+    if shared:
+        parts += dense_ffn(s, widths.dense, shared, gated=model.expert_gated_ffn, split=layout.tp, name="shared expert")
+    return [*_spread(s, "dispatch", "all_gather"), *parts, *_spread(s, "combine", "reduce_scatter")]
+
+
+def _spread(s: Shapes, name: str, kind: str) -> list[Operator]:
+    """Data-parallel attention ranks gather their tokens before the experts and scatter the sums after them."""
+    ranks = data_ranks(s.layout)
+    if ranks == 1:
+        return []
+    size = s.tokens * ranks * s.model.hidden_size * ACTIVATION_BYTES
+    work = Collective(kind, size, s.layout.group(ranks, s.layout.tp))  # type: ignore[arg-type]
+    return [Operator(name, "all_to_all", work)]
+
+
+def data_ranks(layout: Layout) -> int:
+    """Data-parallel attention ranks that share one set of experts."""
+    return max(1, layout.ep * layout.etp // layout.tp)

@@ -1,0 +1,153 @@
+"""The programs of a rank: what one layer, the embedding or the head runs forward and backward.
+
+They follow from far less than a whole run, so that the points of a sweep share most of them: see `Rank`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from simulator.graph import parameters_held as held
+from simulator.graph.backward import backward_of, recomputed
+from simulator.graph.graph import Phase, Program
+from simulator.graph.layers import Layer
+from simulator.graph.moe import ExpertLoad, moe_feed_forward
+from simulator.graph.operator import Collective, Operator
+from simulator.graph.overlap import hide
+from simulator.graph.parallel import Layout
+from simulator.graph.peer import peer_feed_forward
+from simulator.graph.transformer import Shapes, attention, embedding, feed_forward, head
+from simulator.spec.constants import Constants
+from simulator.spec.framework import Framework
+from simulator.spec.model import ModelSpec
+from simulator.spec.workload import Routing
+
+BF16_BYTES = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """All that a rank's programs follow from."""
+
+    shapes: Shapes
+    load: ExpertLoad | None
+    routing: Routing
+    framework: Framework = field(hash=False)
+    constants: Constants
+
+    @property
+    def model(self) -> ModelSpec:
+        """The architecture."""
+        return self.shapes.model
+
+    @property
+    def layout(self) -> Layout:
+        """Group sizes; those that programs must not depend on are 0."""
+        return self.shapes.layout
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Forward and backward programs by layer, `embedding` and `head`; `all` holds each once, in order of first use."""
+
+    forward: Mapping[Layer | str, Program]
+    backward: Mapping[Layer | str, Program]
+    all: tuple[Program, ...]
+
+
+@lru_cache(maxsize=512)
+def programs_of(rank: Rank, layers: tuple[Layer, ...]) -> Programs:
+    """The programs of a training step."""
+    forward: dict[Layer | str, Program] = {}
+    backward: dict[Layer | str, Program] = {}
+    for layer in layers:
+        forward[layer], backward[layer] = _layer_programs(rank, layer)
+    forward["embedding"], backward["embedding"] = _programs(rank, "embedding", embedding(rank.shapes))
+    forward["head"], backward["head"] = _programs(rank, "logits and loss", head(rank.shapes))
+    return Programs(forward, backward, (*forward.values(), *backward.values()))
+
+
+def layer_operators(rank: Rank, layer: Layer) -> list[Operator]:
+    """The forward operators of one layer in issue order."""
+    s, model = rank.shapes, rank.model
+    operators = attention(s, layer.window, causal=not layer.encoder)
+    if layer.cross_attention:  # of the decoder's queries to all that the encoder yields
+        operators += attention(s, None, causal=False)
+    match layer.kind:
+        case "moe":
+            assert rank.load is not None
+            operators += moe_feed_forward(s, rank.load)
+        case "peer":
+            operators += peer_feed_forward(s)
+        case _:
+            operators += feed_forward(s, float(model.intermediate_size))
+    return operators
+
+
+def _layer_programs(rank: Rank, layer: Layer) -> tuple[Program, Program]:
+    side = "encoder " if layer.encoder else ""
+    name = f"{side}{layer.kind} layer" + (f", window {layer.window}" if layer.window else "")
+    return _programs(rank, name, layer_operators(rank, layer), layer)
+
+
+def _programs(rank: Rank, name: str, operators: list[Operator], layer: Layer | None = None) -> tuple[Program, Program]:
+    """Forward and backward programs: recompute, sharded parameters, overlap and host work added."""
+    settings = rank.layout.settings
+    sharded = settings.sharding == "zero3"
+    accumulate = BF16_BYTES if sharded else 2 * rank.framework.gradient_bytes
+    grads = backward_of(rank.shapes, operators, accumulate)
+    modules = 0
+    launches = 0.0
+    if layer is not None:
+        if settings.recompute == "full":
+            grads = [*operators, *grads]
+        elif settings.recompute == "selective":
+            grads = recomputed(operators, frozenset(settings.recompute_modules), settings.recompute_fraction) + grads
+        modules, launches = _host_work(rank, layer)
+    prefetch = _sharded_collectives(rank, layer, "forward") if sharded else []
+    resync = _sharded_collectives(rank, layer, "backward") if sharded else []
+    backward_ratio = rank.constants.host_backward_ratio + (settings.recompute == "full")
+    return (
+        hide(name, "forward", operators, prefetch, rank, modules, launches),
+        hide(name, "backward", grads, resync, rank, round(modules * backward_ratio), launches * backward_ratio),
+    )
+
+
+def _host_work(rank: Rank, layer: Layer) -> tuple[int, float]:
+    """(module calls, kernel launches of experts) the host makes for a layer's forward pass."""
+    settings, host = rank.layout.settings, rank.constants
+    if settings.cuda_graph == "full_iteration":
+        return 0, 0.0
+    low = rank.shapes.precision not in ("bf16", "fp16", "fp32", "tf32")
+    modules = host.host_dense_modules
+    if settings.attention == "unfused":
+        modules += host.host_unfused_attention_modules
+    if low:
+        modules += host.host_fp8_modules
+    if settings.cuda_graph == "transformer_engine":
+        modules = round(modules * host.host_graphed_share)
+    if layer.kind == "dense" or rank.load is None:
+        return modules, 0.0
+    per_expert = host.host_fp8_expert_launches if low else host.host_expert_launches
+    return modules + host.host_moe_modules, rank.load.local_experts * per_expert
+
+
+def _sharded_collectives(rank: Rank, layer: Layer | None, phase: Phase) -> list[Operator]:
+    """Parameter gathers of the next layer, and in the backward pass the gradient's reduce-scatter (ZeRO-3, FSDP)."""
+    if layer is None:
+        return []
+    dense, expert = held.layer_held(rank.model, rank.layout, layer)
+    layout = rank.layout
+    parts = []
+    for count, group in ((dense, layout.data_group), (expert, layout.expert_data_group)):
+        if group.size == 1 or not count:
+            continue
+        size, nics = count * BF16_BYTES, rank.framework.collective_nics
+        gather = Collective("all_gather", size, group, nics=nics)
+        parts.append(Operator("parameter all-gather", "parameter_gather", gather))
+        if phase == "backward":
+            scatter = Collective("reduce_scatter", count * rank.framework.gradient_bytes, group, nics=nics)
+            parts.append(Operator("gradient reduce-scatter", "gradient_sync", scatter))
+    return parts

@@ -1,0 +1,28 @@
+"""The few constants of inference, each with its meaning, value and source; one file, one place."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from simulator.spec.base import Spec, data_root, read_document, validate
+
+
+class InferenceConstants(Spec):
+    """Read from hardware_profiles/priors/inference.yaml, where each value's meaning and source stand beside it."""
+
+    routing_skew: float
+    expert_tile_rows: float
+    expert_kernel_loss: float
+    reduce_us: float
+    reduce_hop_us: float
+    reduce_ring: float
+    decode_sequence_keys: float
+    eager_dense_layer_us: float
+    eager_moe_layer_us: float
+    request_us: float
+
+
+@lru_cache(maxsize=1)
+def read_inference_constants() -> InferenceConstants:
+    """The shipped constants."""
+    return validate(InferenceConstants, read_document(data_root() / "hardware_profiles/priors/inference.yaml"))
