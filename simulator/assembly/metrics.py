@@ -128,7 +128,7 @@ def batch_figures(batch: Batch) -> BatchFigures:
     exposed["engine"] = batch.step_overhead * work.osl
     sums = mean_sums(prefill_costed.graph)
     sums.add_sums(mean_sums(costed.graph), steps)
-    model_flops = work.concurrency * (
+    model_flops = work.in_flight * (
         work.isl * counts.sequence_flops_per_token(run.model, work.isl)
         + steps * counts.flops_per_token(run.model, work.isl + work.osl / 2)
     )
@@ -152,7 +152,7 @@ def inference_metrics(batch: Batch, figures: BatchFigures) -> dict[str, Number |
     run, evidence = batch.decode[0].run, figures.evidence
     work, gpus, timed = run.inference, run.hardware.gpus, evidence.timed
     assert work is not None
-    tokens, joules, rent = work.concurrency * work.osl, figures.joules, figures.rent
+    tokens, joules, rent = work.in_flight * work.osl, figures.joules, figures.rent
     grams, _ = carbon_grams_per_joule(run.economics)
     whole_power = (evidence.whole**2 + u.POWER_ERROR**2) ** 0.5
 

@@ -9,6 +9,7 @@ from simulator.errors import InfeasibleError, SimulatorError
 from simulator.graph import parameters_held as held
 from simulator.graph.builder import Build, prepare
 from simulator.graph.inference import kv_bytes_per_token, prepare_inference
+from simulator.graph.inference_layers import widths_of
 from simulator.graph.layers import stack_of
 from simulator.graph.precision import element_bytes
 from simulator.spec import parameters as counts
@@ -21,12 +22,13 @@ def inference_memory(b: Build) -> list[StageBytes]:
     run, layout = b.run, b.layout
     work = run.inference
     assert work is not None
-    size = element_bytes(work.precision)
+    widths = widths_of(run.model, work.precision, run.hardware.device)
+    dense_size, expert_size = element_bytes(widths.dense[1]), element_bytes(widths.experts[1])
     out = []
     for stage, portion in enumerate(stack_of(run.model, layout.pp, 1, pads=False).stages):
         dense, expert = held.stage_held(run.model, layout, dict(portion), stage)
         wide = _kept_wide(b, stage)
-        weights = (dense - wide + expert) * size + wide * BF16
+        weights = (dense - wide) * dense_size + expert * expert_size + wide * BF16
         cache = kv_bytes_per_token(run, layout) * (work.isl + work.osl) * layout.micro_batch
         activations = _prefill_activations(b)
         framework = CONTEXT_BYTES + FRAGMENTATION * activations
@@ -111,7 +113,7 @@ def _changes(run: Run) -> Iterator[tuple[str, object]]:
         yield from (("training.sharding", kind) for kind in ("zero1", "zero3"))
         yield from (("training.recompute", kind) for kind in ("selective", "full"))
     if run.inference is not None:
-        concurrency = run.inference.concurrency
+        concurrency = run.inference.in_flight
         while concurrency > 1:
             concurrency //= 2
             yield "inference.concurrency", concurrency

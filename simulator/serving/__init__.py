@@ -1,0 +1,1 @@
+"""Serving: requests that arrive, wait, share steps of an engine, and leave."""

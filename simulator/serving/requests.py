@@ -1,0 +1,84 @@
+"""Requests, and the streams they come in: closed loops, bursts, random arrivals and traces, one request at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BLOCK = 4096
+"""Random numbers drawn at once."""
+SHORTEST = 0.8
+"""Of the longest, where lengths are uniform_0.8_1."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One request: what it asks for, and what has become of it. Times in seconds."""
+
+    index: int
+    arrival: float
+    prompt: int
+    output: int
+    done: int = 0
+    """Tokens of the prompt (and of output lost in a preemption) whose keys and values are cached."""
+    first_token: float = -1.0
+    produced: int = 0
+    """Output tokens generated before the last preemption."""
+    finish_step: int = 0
+    preemptions: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Tokens to compute before it decodes: its prompt, and after a preemption what it had produced."""
+        return self.prompt + self.produced - self.done
+
+
+def lengths(mean_prompt: float, mean_output: float, kind: str, seed: int) -> Iterator[tuple[int, int]]:
+    """(prompt, output) tokens of one request after the other, without end."""
+    import numpy as np
+
+    if kind == "fixed":
+        pair = max(1, round(mean_prompt)), max(1, round(mean_output))
+        while True:
+            yield pair
+    longest = 2 / (1 + SHORTEST)
+    random = np.random.default_rng(seed)
+    while True:
+        draws = random.uniform(SHORTEST * longest, longest, (BLOCK, 2))
+        for prompt, output in draws * (mean_prompt, mean_output):
+            yield max(1, round(prompt)), max(1, round(output))
+
+
+def arrival_times(rate: float, burstiness: float, seed: int) -> Iterator[float]:
+    """Instants of random arrivals at `rate` per second without end.
+
+    The gaps are gamma distributed with coefficient of variation `burstiness`; 1 makes them exponential (Poisson), 0 even.
+    """
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    at = 0.0
+    while True:
+        for gap in _gaps(random, burstiness):
+            at += float(gap) / rate
+            yield at
+
+
+def _gaps(random: np.random.Generator, burstiness: float) -> np.ndarray:
+    import numpy as np
+
+    if burstiness == 0:
+        return np.ones(BLOCK)
+    shape = burstiness**-2
+    return random.gamma(shape, 1 / shape, BLOCK)
+
+
+def open_loop(times: Iterator[float], sizes: Iterator[tuple[int, int]], count: int) -> Iterator[Request]:
+    """`count` requests at the given instants."""
+    for index in range(count):
+        prompt, output = next(sizes)
+        yield Request(index, next(times), prompt, output)

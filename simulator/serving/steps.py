@@ -1,0 +1,204 @@
+"""Seconds of one engine step as a function of what is in it, tabulated from the operator graph.
+
+Everything but attention depends on the tokens of a step alone; a decode core on how many sequences decode and how many
+keys they read; a prompt core on the prompt's length. So a step costs
+    linear(tokens) + head(rows) + decode(sequences) + key_s x keys + prompts,
+each a piecewise linear table whose nodes are costed together and once. A piece of a chunked prompt costs what the prompt
+so far costs with it, less what it costs without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from math import ceil, log2
+
+from simulator.cost.annotation import work_seconds
+from simulator.cost.machine import Machine, build_machine
+from simulator.graph.builder import pipeline_send
+from simulator.graph.inference import Pass, feed_forward, prepare_pass, serving_split
+from simulator.graph.inference_layers import attention_projections, decode_core, prompt_core, widths_of
+from simulator.graph.layers import Layer, layers_of
+from simulator.graph.operator import Operator
+from simulator.graph.parallel import Layout, build_layout
+from simulator.graph.transformer import embedding, head
+from simulator.spec.inference_constants import read_inference_constants
+from simulator.spec.run import Run
+from simulator.units import US
+
+NODES_PER_OCTAVE = 4
+"""Of a table beyond its first octaves, where every whole number is a node."""
+REFERENCE_KEYS = 2.0**20
+"""Keys at which the time of a decode core per key is taken; it is linear in them."""
+
+
+class Table:
+    """A function of a count, evaluated at nodes in batches and interpolated linearly between them."""
+
+    def __init__(self, evaluate: Callable[[Sequence[float]], Sequence[float]]) -> None:
+        self._evaluate = evaluate
+        self._known: dict[int, tuple[float, float, float, float]] = {}
+
+    def at(self, count: float) -> float:
+        """The value at `count`; 0 at 0."""
+        if count <= 0:
+            return 0.0
+        index = _segment(count)
+        if index not in self._known:
+            low, high = _node(index), _node(index + 1)
+            at_low, at_high = self._evaluate((low, high))
+            self._known[index] = (low, at_low, (at_high - at_low) / (high - low), high)
+        low, at_low, slope, _ = self._known[index]
+        return at_low + slope * (count - low)
+
+
+FIRST = 8
+"""Counts up to this one are nodes."""
+
+
+def _segment(count: float) -> int:
+    """Index of the segment between nodes that `count` lies in."""
+    if count < FIRST:
+        return max(1, int(count))
+    return FIRST + int((log2(count) - log2(FIRST)) * NODES_PER_OCTAVE)
+
+
+def _node(index: int) -> float:
+    return float(index) if index <= FIRST else FIRST * 2.0 ** ((index - FIRST) / NODES_PER_OCTAVE)
+
+
+class StepCost:
+    """Seconds of the steps of one instance of a run's engine. Counts are those of one attention rank."""
+
+    def __init__(self, run: Run) -> None:
+        """`run` as the user wrote it. Raises InfeasibleError where its split does not divide, SpecError for a precision."""
+        self.run = serving_split(run)
+        self.layout: Layout = build_layout(self.run)
+        self.machine: Machine = build_machine(run.hardware)
+        layers = layers_of(self.run)
+        self._counts: dict[Layer, int] = {layer: layers.count(layer) for layer in dict.fromkeys(layers)}
+        assert run.inference is not None
+        self._widths = widths_of(run.model, run.inference.precision, run.hardware.device)
+        self.linear = Table(self._linear)
+        self.head = Table(self._head)
+        self.decode = Table(self._decode)
+        self.prompt = Table(self._prompt)
+
+    @cached_property
+    def key_s(self) -> float:
+        """Seconds per key that a decoding sequence reads beyond windows, all layers."""
+        open_layers = {layer: n for layer, n in self._counts.items() if layer.window is None}
+        return self._core(open_layers, 1.0, REFERENCE_KEYS) / REFERENCE_KEYS
+
+    def window_keys_s(self, context: float) -> float:
+        """Seconds of one sequence's attention in layers with a sliding window, at that context."""
+        return sum(
+            self._core({layer: n}, 1.0, REFERENCE_KEYS, window=False) / REFERENCE_KEYS * min(context, layer.window)
+            for layer, n in self._counts.items()
+            if layer.window is not None
+        )
+
+    def gpu(self, decodes: float, keys: float, prompts: Sequence[tuple[float, float]] = ()) -> float:
+        """GPU seconds of a step: `decodes` sequences reading `keys` cached tokens in all, and pieces of prompts (new, done)."""
+        stages = self.layout.pp
+        new = sum(piece for piece, _ in prompts)
+        finished = len(prompts)
+        tokens = decodes / stages + new
+        seconds = self.linear.at(tokens) + self.head.at(decodes / stages + finished)
+        if decodes:
+            seconds += self.decode.at(decodes / stages) + self.key_s * keys / stages
+            if self._windowed:
+                seconds += decodes / stages * self.window_keys_s(keys / decodes)
+        for piece, done in prompts:
+            seconds += self.prompt.at(done + piece) - self.prompt.at(done)
+        return seconds
+
+    def seconds(self, decodes: float, keys: float, prompts: Sequence[tuple[float, float]] = ()) -> float:
+        """Seconds of a step with the engine's own work: scheduling, per-sequence host time, eager launches of prompts."""
+        engine = self.run.defaults
+        gpu = self.gpu(decodes, keys, prompts)
+        if prompts:
+            gpu = max(gpu, self.eager_floor)
+        rows = decodes + len(prompts)
+        return gpu + (engine.engine_step_us + engine.sequence_us * rows) * US
+
+    @cached_property
+    def eager_floor(self) -> float:
+        """Least seconds of a step outside CUDA graphs: the host launches its layers."""
+        constants = read_inference_constants()
+        moe = sum(n for layer, n in self._counts.items() if layer.kind != "dense")
+        dense = sum(n for layer, n in self._counts.items() if layer.kind == "dense")
+        speed = self.run.defaults.host_speed
+        return (moe * constants.eager_moe_layer_us + dense * constants.eager_dense_layer_us) * US * speed
+
+    @cached_property
+    def _windowed(self) -> bool:
+        return any(layer.window is not None for layer in self._counts)
+
+    def _linear(self, counts: Sequence[float]) -> list[float]:
+        """Projections, feed-forward networks and sums over ranks of all layers, embedding and pipeline sends."""
+        jobs = []
+        for tokens in counts:
+            b = prepare_pass(self.run, self.layout, Pass(prompts=1.0, length=tokens))
+            parts: list[tuple[Operator, float]] = [(operator, 1.0) for operator in embedding(b.shapes)]
+            for layer, n in self._counts.items():
+                before, after = attention_projections(b.shapes, self._widths)
+                parts += [(operator, n) for operator in (*before, *after, *feed_forward(b, layer, self._widths))]
+            send = pipeline_send(b)
+            if send is not None:
+                parts.append((send, self.layout.pp - 1))
+            jobs.append(parts)
+        return self._sums(jobs)
+
+    def _head(self, counts: Sequence[float]) -> list[float]:
+        jobs = []
+        for rows in counts:
+            b = prepare_pass(self.run, self.layout, Pass(decodes=rows))
+            jobs.append([(operator, 1.0) for operator in head(b.shapes, tokens=rows)])
+        return self._sums(jobs)
+
+    def _decode(self, counts: Sequence[float]) -> list[float]:
+        """What decode attention costs before it reads a key."""
+        jobs = []
+        for rows in counts:
+            b = prepare_pass(self.run, self.layout, Pass(decodes=rows))
+            jobs.append(
+                [(op, n) for layer, n in self._counts.items() for op in decode_core(b.shapes, layer.window, rows, 0.0)]
+            )
+        return self._sums(jobs)
+
+    def _prompt(self, counts: Sequence[float]) -> list[float]:
+        jobs = []
+        for length in counts:
+            b = prepare_pass(self.run, self.layout, Pass(prompts=1.0, length=length))
+            jobs.append(
+                [
+                    (op, n)
+                    for layer, n in self._counts.items()
+                    for op in prompt_core(b.shapes, layer.window, self._widths, 1.0, length)
+                ]
+            )
+        return self._sums(jobs)
+
+    def _core(self, layers: dict[Layer, int], rows: float, keys: float, *, window: bool = True) -> float:
+        """Seconds of decode attention of these layers at `keys` a sequence, less those at none."""
+        if not layers:
+            return 0.0
+        b = prepare_pass(self.run, self.layout, Pass(decodes=rows, context=keys))
+        jobs = [
+            [(op, n) for layer, n in layers.items() for op in decode_core(b.shapes, layer.window if window else None, rows, at)]
+            for at in (keys, 0.0)
+        ]
+        full, none = self._sums(jobs)
+        return full - none
+
+    def _sums(self, jobs: Sequence[Sequence[tuple[Operator, float]]]) -> list[float]:
+        """Seconds of each job, all costed together."""
+        flat = [(self.machine, operator.work) for job in jobs for operator, _ in job]
+        seconds = iter(work_seconds(flat))
+        return [sum(next(seconds) * operator.calls * times for operator, times in job) for job in jobs]
+
+
+def whole(value: float) -> int:
+    """Rounded up."""
+    return ceil(value - 1e-9)
