@@ -28,7 +28,12 @@ def named(fabric: Fabric, source: int, target: int) -> list[str]:
 def torus(gpus: int, dimensions: int = 3) -> Fabric:
     return fabric(
         gpus,
-        network={"kind": "torus", "topology": f"torus-{dimensions}d", "nics_per_node": None, "links_per_gpu": 2 * dimensions},
+        network={
+            "kind": "torus",
+            "topology": f"torus-{dimensions}d",
+            "nics_per_node": None,
+            "links_per_gpu": 2 * dimensions,
+        },
     )
 
 

@@ -8,7 +8,9 @@ from simulator.engine.flows import Flow, Links, Load, Transfer
 from simulator.engine.folding import combined
 
 
-def transfer(size: float = 10.0, cap: float = 4.0, loads: tuple[Load, ...] = ((0, 1.0),), latency: float = 0.0) -> Transfer:
+def transfer(
+    size: float = 10.0, cap: float = 4.0, loads: tuple[Load, ...] = ((0, 1.0),), latency: float = 0.0
+) -> Transfer:
     return Transfer("transfer", "all_to_all", latency, size, cap, loads)
 
 

@@ -57,12 +57,13 @@ def fabrics(draw: st.DrawFn, weights: tuple[float, ...], capped: bool) -> tuple[
 @given(fabrics((0.25, 1.0, 2.0), True))
 def test_shared_rates_are_max_min_fair(fabric: tuple[Loads, list[float], list[float]]) -> None:
     loads, caps, capacity = fabric
-    flows = [
-        Flow(Transfer("", "", 0.0, 1.0, cap, tuple(load.items()))) for load, cap in zip(loads, caps, strict=True)
-    ]
+    flows = [Flow(Transfer("", "", 0.0, 1.0, cap, tuple(load.items()))) for load, cap in zip(loads, caps, strict=True)]
     rates, full = fair_rates(flows, capacity)
     assert rates == pytest.approx(reference(loads, caps, capacity), rel=1e-5)
-    carried = [sum(load.get(link, 0.0) * rate for load, rate in zip(loads, rates, strict=True)) for link in range(len(capacity))]
+    carried = [
+        sum(load.get(link, 0.0) * rate for load, rate in zip(loads, rates, strict=True))
+        for link in range(len(capacity))
+    ]
     assert all(sent <= limit * (1 + 1e-9) for sent, limit in zip(carried, capacity, strict=True))
     assert full <= {link for link, sent in enumerate(carried) if sent >= capacity[link] * (1 - 1e-9)}
 
