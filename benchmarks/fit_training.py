@@ -88,6 +88,7 @@ def install(factors: dict[str, float]) -> None:
         return curves.get(shipped.name, shipped)
 
     machine.read_priors = priors  # type: ignore[attr-defined]
+    machine.build_machine.cache_clear()
     machine._gemm_rate.cache_clear()
     machine.build_machine.cache_clear()
     for module in (builder, fast, annotation):
