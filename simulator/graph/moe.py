@@ -35,12 +35,12 @@ class ExpertLoad:
     """Its experts that receive at least one row."""
     local_experts: float
     sent_rows: float
-    """Rows a rank sends: its own tokens times top-k, less the dropped ones."""
+    """Rows a rank has to send: its own tokens times top-k."""
     dropped_fraction: float
 
 
 def expert_load(s: Shapes, imbalance: float, capacity_factor: float | None) -> ExpertLoad:
-    """Rows and touched experts of the fullest expert rank.
+    """Rows and touched experts of the fullest expert rank, which sets the time of computing and of the all-to-all.
 
     Expectation under uniform routing: an expert is touched with 1 - (1 - k/E)^T by T tokens. With a capacity factor c,
     an expert takes at most c times its fair share, so a rank's excess over c is dropped (balanced routing drops none).
@@ -74,7 +74,7 @@ def all_to_all(s: Shapes, name: str, load: ExpertLoad, element: float = ACTIVATI
         return []
     group, top_k = layout.expert_group, model.num_experts_per_tok or 1
     row = model.hidden_size * element
-    tokens = load.sent_rows / top_k
+    tokens = load.rows / layout.etp / top_k  # what the fullest rank receives in their place
     outside = (group.size - group.per_domain) / group.size
     if layout.settings.dispatcher in ("deepep", "hybridep"):
         inside = distinct_ranks(group.size, top_k) * (group.per_domain - 1) / group.per_domain

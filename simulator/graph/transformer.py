@@ -188,7 +188,7 @@ def _core(s: Shapes, window: int | None, *, causal: bool) -> list[Operator]:
 
 
 def _key_value_width(s: Shapes) -> float:
-    """Elements of a token's keys and values on one rank: latents expanded; ranks beyond the key-value heads hold copies."""
+    """Elements of a token's keys and values on one rank: latents expanded, copies beyond the key-value heads."""
     model, tp = s.model, s.layout.tp
     if model.is_mla:
         return model.num_attention_heads * (model.qk_dim + model.v_dim) / tp
