@@ -90,7 +90,6 @@ def install(factors: dict[str, float]) -> None:
     machine.read_priors = priors  # type: ignore[attr-defined]
     machine.build_machine.cache_clear()
     machine._gemm_rate.cache_clear()
-    machine.build_machine.cache_clear()
     for module in (builder, fast, annotation):
         module.read_constants = lambda: constants  # type: ignore[attr-defined]
 
