@@ -6,6 +6,7 @@ from simulator.cost.annotation import CostedGraph
 from simulator.engine.fast import StepTimeline, task_times
 from simulator.engine.program import Spent
 from simulator.graph.graph import Chunk as GraphChunk
+from simulator.graph.graph import Program
 from simulator.graph.operator import COLORS, Operator
 from simulator.result import Chunk, Color, Span, Timeline
 
@@ -50,17 +51,17 @@ def training_timeline(costed: CostedGraph, timeline: StepTimeline) -> Timeline:
             chunks.append(Chunk(stage, synced, synced + update, "optimizer", -1, -1))
     blocks: dict[str, list[Span]] = {}
     shares: dict[str, dict[str, float]] = {}
-    known: dict[tuple[tuple[int, int], ...], list[Span]] = {}
+    known: dict[tuple[tuple[Program, int], ...], list[Span]] = {}
     for stage in stages:
         for phase, row, spents in (
             ("forward", costed.graph.forward[stage], timeline.stages[stage].forward),
             ("backward", costed.graph.backward[stage], timeline.stages[stage].backward),
         ):
             for part, spent in zip(row, spents, strict=True):
-                key, programs = f"{stage}/{phase}/{part.index}", tuple([(id(p), count) for p, count in part.programs])
-                if programs not in known:
-                    known[programs] = block_spans(costed, part)
-                blocks[key] = known[programs]
+                key = f"{stage}/{phase}/{part.index}"
+                if part.programs not in known:
+                    known[part.programs] = block_spans(costed, part)
+                blocks[key] = known[part.programs]
                 shares[key] = color_shares(spent)
     duration = max(c.end_s for c in chunks)
     return Timeline(stages=pipeline.stages, duration_s=duration, chunks=chunks, blocks=blocks, shares=shares)

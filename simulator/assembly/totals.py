@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.collective import sent_bytes
-from simulator.graph.graph import OperatorGraph, Program, StageEnd
+from simulator.graph.graph import Chunk, OperatorGraph, Program, StageEnd
 from simulator.graph.operator import Collective, HostTransfer, Operator
 
 
@@ -82,16 +83,8 @@ class StageTotals:
 def mean_sums(graph: OperatorGraph) -> Sums:
     """The sums of one rank over a whole step, mean over the stages."""
     mean, pipeline = Sums(), graph.pipeline
-    counts: dict[int, int] = {}
-    for stage in range(pipeline.stages):
-        for program, count in program_counts(graph, stage):
-            counts[id(program)] = counts.get(id(program), 0) + count
-    for program in graph.programs:
-        if id(program) in counts:
-            sums = Sums()
-            for operator in (*program.serial, *program.background):
-                sums.add(operator, 1.0)
-            mean.add_sums(sums, counts[id(program)] * pipeline.micro_batches / pipeline.stages)
+    for program, count in _program_counts([chunk for row in (*graph.forward, *graph.backward) for chunk in row]):
+        mean.add_sums(_program_sums(program), count * pipeline.micro_batches / pipeline.stages)
     for end in graph.ends:
         for _, operators in _end_operators(end):
             for operator in operators:
@@ -107,9 +100,9 @@ def stage_totals(costed: CostedGraph) -> list[StageTotals]:
     known: dict[object, StageTotals] = {}
     out = []
     for stage in range(graph.pipeline.stages):
-        programs = program_counts(graph, stage)
+        programs = _program_counts(graph.forward[stage] + (graph.backward[stage] if graph.backward else ()))
         end = graph.ends[stage] if graph.ends else None
-        key = (tuple([(id(program), count) for program, count in programs]), end)
+        key = (tuple(programs), end)
         if key not in known:
             known[key] = _totals(costed, programs, end, costed.ends[stage] if end else {})
         out.append(known[key])
@@ -135,16 +128,22 @@ def _totals(
     return totals
 
 
-def program_counts(graph: OperatorGraph, stage: int) -> list[tuple[Program, int]]:
-    """Programs that a stage runs for one micro-batch, each once with how often, in order of first use."""
-    counts: dict[int, int] = {}
-    programs: dict[int, Program] = {}
-    for chunk in graph.forward[stage] + (graph.backward[stage] if graph.backward else ()):
+def _program_counts(chunks: Iterable[Chunk]) -> list[tuple[Program, int]]:
+    """The programs of some chunks, each once with how often it runs for one micro-batch, in order of first use."""
+    counts: dict[Program, int] = {}
+    for chunk in chunks:
         for program, count in chunk.programs:
-            key = id(program)
-            programs[key] = program
-            counts[key] = counts.get(key, 0) + count
-    return [(program, counts[key]) for key, program in programs.items()]
+            counts[program] = counts.get(program, 0) + count
+    return list(counts.items())
+
+
+@lru_cache(maxsize=4096)
+def _program_sums(program: Program) -> Sums:
+    """What one execution of a program does; not to be changed."""
+    sums = Sums()
+    for operator in (*program.serial, *program.background):
+        sums.add(operator, 1.0)
+    return sums
 
 
 def _end_operators(end: StageEnd) -> Iterator[tuple[str, tuple[Operator, ...]]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from simulator.spec.constants import Constants, read_constants
 from simulator.units import US
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CostedProgram:
     """A program with the seconds of its operators (all calls), serial and background, and of the host."""
 
@@ -33,17 +34,17 @@ class CostedProgram:
 
 @dataclass(frozen=True, slots=True)
 class CostedGraph:
-    """A graph whose programs and stage ends carry seconds. `programs` is keyed by the program's identity."""
+    """A graph whose programs and stage ends carry seconds."""
 
     graph: OperatorGraph
     machine: Machine
-    programs: dict[int, CostedProgram]
+    programs: dict[Program, CostedProgram]
     ends: tuple[dict[str, float], ...]
     send: float
 
     def of(self, program: Program) -> CostedProgram:
         """The costs of one of the graph's programs."""
-        return self.programs[id(program)]
+        return self.programs[program]
 
 
 TRAINING = frozenset({"forward", "backward"})
@@ -77,55 +78,70 @@ def annotate(graph: OperatorGraph, machine: Machine, host_speed: float = 1.0) ->
 
 
 def annotate_many(points: Sequence[tuple[OperatorGraph, Machine, float]]) -> list[CostedGraph]:
-    """The costed graphs of many runs, costed together. Each point is (graph, machine, host cost relative to calibrated)."""
-    works: dict[tuple[int, Work], int] = {}
-    pairs: list[tuple[Machine, Work]] = []
-    for graph, machine, _ in points:
-        for operator in _operators(graph):
-            key = (id(machine), operator.work)
-            if key not in works:
-                works[key] = len(pairs)
-                pairs.append((machine, operator.work))
-    seconds = work_seconds(pairs)
+    """The costed graphs of many runs, costed together; each point is (graph, machine, host cost over the calibrated).
+
+    Programs that points share are costed once for each machine.
+    """
+    programs: dict[tuple[Program, int, float], Machine] = {}
+    works: dict[tuple[int, Work], tuple[Machine, Work]] = {}
+
+    def collect(machine: Machine, operators: Iterable[Operator]) -> None:
+        for operator in operators:
+            works[id(machine), operator.work] = machine, operator.work
+
+    for graph, machine, speed in points:
+        for program in graph.programs:
+            if (program, id(machine), speed) not in programs:
+                programs[program, id(machine), speed] = machine
+                collect(machine, program.serial)
+                collect(machine, program.background)
+        collect(machine, _outside_programs(graph))
+    seconds = dict(zip(works, work_seconds(list(works.values())), strict=True))
     constants = read_constants()
 
     def cost(machine: Machine, operator: Operator) -> float:
-        return seconds[works[(id(machine), operator.work)]] * operator.calls
+        return seconds[id(machine), operator.work] * operator.calls
 
-    return [_costed(graph, machine, speed, constants, cost) for graph, machine, speed in points]
+    costed = {
+        key: _costed_program(key[0], key[2], constants, partial(cost, machine)) for key, machine in programs.items()
+    }
+    return [
+        CostedGraph(
+            graph,
+            machine,
+            {program: costed[program, id(machine), speed] for program in graph.programs},
+            _costed_ends(graph, partial(cost, machine)),
+            cost(machine, graph.pipeline.send) if graph.pipeline.send else 0.0,
+        )
+        for graph, machine, speed in points
+    ]
 
 
-def _costed(
-    graph: OperatorGraph,
-    machine: Machine,
-    host_speed: float,
-    constants: Constants,
-    cost: Callable[[Machine, Operator], float],
-) -> CostedGraph:
-    programs = {}
-    for program in graph.programs:
-        skew = constants.tensor_skew_us * US if program.phase in TRAINING else 0.0
-        serial = tuple([cost(machine, op) + (skew * op.calls if op.item in FREQUENT else 0.0) for op in program.serial])
-        background = tuple([cost(machine, operator) for operator in program.background])
-        host = program.host_modules * constants.host_module_us + program.host_launches * constants.host_launch_us
-        programs[id(program)] = CostedProgram(program, serial, background, host * US * host_speed)
-    ends = tuple(
-        {
-            "gradient_sync": sum(cost(machine, op) for op in end.gradient_sync),
-            "update": sum(cost(machine, op) for op in end.update),
-            "parameter_gather": sum(cost(machine, op) for op in end.parameter_gather),
+def _costed_program(
+    program: Program, host_speed: float, constants: Constants, cost: Callable[[Operator], float]
+) -> CostedProgram:
+    skew = constants.tensor_skew_us * US if program.phase in TRAINING else 0.0
+    serial = tuple([cost(op) + (skew * op.calls if op.item in FREQUENT else 0.0) for op in program.serial])
+    background = tuple([cost(operator) for operator in program.background])
+    host = program.host_modules * constants.host_module_us + program.host_launches * constants.host_launch_us
+    return CostedProgram(program, serial, background, host * US * host_speed)
+
+
+def _costed_ends(graph: OperatorGraph, cost: Callable[[Operator], float]) -> tuple[dict[str, float], ...]:
+    """Seconds of each stage's end by item; stages that share an end share the record."""
+    known = {
+        id(end): {
+            "gradient_sync": sum([cost(op) for op in end.gradient_sync]),
+            "update": sum([cost(op) for op in end.update]),
+            "parameter_gather": sum([cost(op) for op in end.parameter_gather]),
         }
-        for end in graph.ends
-    )
-    send = graph.pipeline.send
-    return CostedGraph(graph, machine, programs, ends, cost(machine, send) if send else 0.0)
+        for end in {id(end): end for end in graph.ends}.values()
+    }
+    return tuple([known[id(end)] for end in graph.ends])
 
 
-def _operators(graph: OperatorGraph) -> Iterable[Operator]:
-    for program in graph.programs:
-        yield from program.serial
-        yield from program.background
-    for end in graph.ends:
+def _outside_programs(graph: OperatorGraph) -> Iterable[Operator]:
+    for end in {id(end): end for end in graph.ends}.values():
         yield from end.gradient_sync
         yield from end.update
         yield from end.parameter_gather

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 
-from simulator.cost.annotation import CostedGraph
+from simulator.cost.annotation import CostedGraph, CostedProgram
 from simulator.engine.pipeline import Placed, Times, place, stage_ends
 from simulator.engine.program import Spent, spend
 from simulator.graph.graph import Chunk, Pipeline
@@ -56,20 +56,22 @@ def execute(costed: CostedGraph, ranks: int) -> StepTimeline:
 
 
 def execute_many(points: Sequence[tuple[CostedGraph, int]]) -> list[StepTimeline]:
-    """The steps of many costed graphs, each with its number of GPUs; pipelines of one shape are evaluated together."""
-    constants = read_constants()
-    spent = [_spent_by_chunks(costed, constants) for costed, _ in points]
-    times = [_times(costed, chunks) for (costed, _), chunks in zip(points, spent, strict=True)]
+    """The steps of many costed graphs, each with its number of GPUs.
+
+    Pipelines of one shape are evaluated together, and what points share is worked out once.
+    """
+    sums = _Sums(read_constants(), {}, {}, {})
+    times = [_times(costed, sums) for costed, _ in points]
     shapes: dict[tuple[str, int, int, int], dict[Times, list[float]]] = {}
-    for (costed, _), point in zip(points, times, strict=True):
+    for (costed, _), (_, point) in zip(points, times, strict=True):
         shapes.setdefault(_shape(costed), {})[point] = []
     for shape, ends in shapes.items():
-        *_, micro_batches = shape
-        for point, row in zip(ends, stage_ends(list(ends), micro_batches, shape[0]).tolist(), strict=True):
+        kind, *_, micro_batches = shape
+        for point, row in zip(ends, stage_ends(list(ends), micro_batches, kind).tolist(), strict=True):
             ends[point] = row
     return [
-        _timeline(costed, ranks, chunks, point, shapes[_shape(costed)][point], constants)
-        for (costed, ranks), chunks, point in zip(points, spent, times, strict=True)
+        _timeline(costed, ranks, stages, point, shapes[_shape(costed)][point], sums)
+        for (costed, ranks), (stages, point) in zip(points, times, strict=True)
     ]
 
 
@@ -79,11 +81,42 @@ def task_times(timeline: StepTimeline, micro_batches: int, schedule: str, stages
 
 
 @dataclass(frozen=True, slots=True)
-class _ByChunk:
-    """Seconds of every stage's chunks; chunks that do the same share one record."""
+class _Sums:
+    """Sums of seconds by item that the points of a batch share, so far."""
 
-    forward: list[tuple[Spent, ...]]
-    backward: list[tuple[Spent, ...]]
+    constants: Constants
+    programs: dict[CostedProgram, Spent]
+    chunks: dict[tuple[object, ...], tuple[Spent, float]]
+    """(seconds by item, all of them) of a chunk, by its programs with counts and what the host and a send add."""
+    stages: dict[tuple[_Stage, int], Spent]
+    """Of all micro-batches of a stage, by its chunks and how many micro-batches there are."""
+
+    def program(self, costed: CostedProgram) -> Spent:
+        if costed not in self.programs:
+            self.programs[costed] = spend(costed, self.constants)
+        return self.programs[costed]
+
+    def chunk(self, programs: tuple[tuple[CostedProgram, int], ...], launch: float, send: float) -> tuple[Spent, float]:
+        key = (programs, launch, send)
+        if key not in self.chunks:
+            total = Spent()
+            for program, count in programs:
+                total.add(self.program(program), count)
+            total.add(Spent({"host": launch, "send_recv": send} if send else {"host": launch}))
+            self.chunks[key] = total, total.duration
+        return self.chunks[key]
+
+    def stage(self, stage: _Stage, micro_batches: int) -> Spent:
+        key = (stage, micro_batches)
+        if key not in self.stages:
+            busy = self.stages[key] = Spent()
+            for spent, count in Counter((*stage[0], *stage[1])).items():
+                busy.add(spent, count * micro_batches)
+        return self.stages[key]
+
+
+_Stage = tuple[tuple[Spent, ...], tuple[Spent, ...]]
+"""What a stage's forward and backward chunks take; chunks that do the same share one record."""
 
 
 def _shape(costed: CostedGraph) -> tuple[str, int, int, int]:
@@ -91,65 +124,47 @@ def _shape(costed: CostedGraph) -> tuple[str, int, int, int]:
     return pipeline.schedule, pipeline.stages, pipeline.chunks, pipeline.micro_batches
 
 
-def _spent_by_chunks(costed: CostedGraph, constants: Constants) -> _ByChunk:
-    """What each chunk's time goes to.
+def _times(costed: CostedGraph, sums: _Sums) -> tuple[list[_Stage], Times]:
+    """What each chunk's time goes to, and how long it takes.
 
     A blocking send keeps its stage busy: after every forward pass but that of the last chunk, after every backward pass
     but that of the first.
     """
-    graph = costed.graph
-    pipeline = graph.pipeline
-    launch = constants.host_micro_batch_us * US / (2 * pipeline.chunks)
+    graph, pipeline = costed.graph, costed.graph.pipeline
+    launch = sums.constants.host_micro_batch_us * US / (2 * pipeline.chunks)
     blocking = 0.0 if pipeline.overlap_send else costed.send
-    programs = {id(program): spend(costed.of(program), constants) for program in graph.programs}
-    known: dict[tuple[object, ...], Spent] = {}
+    known: dict[tuple[object, float], tuple[Spent, float]] = {}
 
-    def spent(chunk: Chunk, edge: tuple[int, int]) -> Spent:
-        send = blocking if (chunk.stage, chunk.index) != edge else 0.0
-        key = (*[(id(program), count) for program, count in chunk.programs], send)
-        if key not in known:
-            total = known[key] = Spent()
-            for program, count in chunk.programs:
-                total.add(programs[id(program)], count)
-            total.add(Spent({"host": launch, "send_recv": send} if send else {"host": launch}))
-        return known[key]
+    def chunks(row: tuple[Chunk, ...], edge: tuple[int, int]) -> tuple[tuple[Spent, ...], tuple[float, ...]]:
+        found = []
+        for chunk in row:
+            send = blocking if (chunk.stage, chunk.index) != edge else 0.0
+            key = (chunk.programs, send)
+            if key not in known:
+                programs = tuple([(costed.of(program), count) for program, count in chunk.programs])
+                known[key] = sums.chunk(programs, launch, send)
+            found.append(known[key])
+        return tuple([spent for spent, _ in found]), tuple([seconds for _, seconds in found])
 
     last, first = (pipeline.stages - 1, pipeline.chunks - 1), (0, 0)
-    return _ByChunk(
-        [tuple([spent(chunk, last) for chunk in stage]) for stage in graph.forward],
-        [tuple([spent(chunk, first) for chunk in stage]) for stage in graph.backward],
-    )
-
-
-def _times(costed: CostedGraph, chunks: _ByChunk) -> Times:
-    durations = {id(spent): spent.duration for stage in (*chunks.forward, *chunks.backward) for spent in stage}
-    return Times(
-        tuple([tuple([durations[id(spent)] for spent in stage]) for stage in chunks.forward]),
-        tuple([tuple([durations[id(spent)] for spent in stage]) for stage in chunks.backward]),
-        costed.send if costed.graph.pipeline.overlap_send else 0.0,
-    )
+    forward = [chunks(row, last) for row in graph.forward]
+    backward = [chunks(row, first) for row in graph.backward]
+    stages = [(there, back) for (there, _), (back, _) in zip(forward, backward, strict=True)]
+    send = costed.send if pipeline.overlap_send else 0.0
+    return stages, Times(tuple([row for _, row in forward]), tuple([row for _, row in backward]), send)
 
 
 def _timeline(
-    costed: CostedGraph, ranks: int, chunks: _ByChunk, times: Times, ends: list[float], constants: Constants
+    costed: CostedGraph, ranks: int, stages: list[_Stage], times: Times, ends: list[float], sums: _Sums
 ) -> StepTimeline:
-    stages = []
-    for s, end in enumerate(ends):
-        forward, backward = chunks.forward[s], chunks.backward[s]
-        busy = Spent()
-        for spent, count in _counted((*forward, *backward)):
-            busy.add(spent, count * costed.graph.pipeline.micro_batches)
-        tail = _tail(costed, s, times, constants)
-        stages.append(StageTime(forward, backward, busy, tail, end))
-    clean = max(stage.end + stage.tail.duration for stage in stages)
-    noise = clean * constants.jitter_per_doubling * _doublings(ranks, constants)
-    return StepTimeline(clean + noise, tuple(stages), times, noise, _certificate(costed))
-
-
-def _counted(spent: tuple[Spent, ...]) -> list[tuple[Spent, int]]:
-    """Each record once with how often it occurs."""
-    counts = Counter(map(id, spent))
-    return [(one, counts[key]) for key, one in {id(one): one for one in spent}.items()]
+    micro_batches = costed.graph.pipeline.micro_batches
+    found = [
+        StageTime(*stage, sums.stage(stage, micro_batches), _tail(costed, s, times, sums.constants), ends[s])
+        for s, stage in enumerate(stages)
+    ]
+    clean = max(stage.end + stage.tail.duration for stage in found)
+    noise = clean * sums.constants.jitter_per_doubling * _doublings(ranks, sums.constants)
+    return StepTimeline(clean + noise, tuple(found), times, noise, _certificate(costed))
 
 
 def _tail(costed: CostedGraph, stage: int, times: Times, constants: Constants) -> Spent:

@@ -14,7 +14,7 @@ from simulator.cost.annotation import CostedProgram
 from simulator.spec.constants import Constants
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Spent:
     """Seconds by breakdown item: exposed on the GPU, and hidden behind compute."""
 

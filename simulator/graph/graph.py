@@ -16,9 +16,9 @@ from simulator.graph.operator import Operator
 Phase = Literal["forward", "backward", "prefill", "decode"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """Operators of one layer (or of the embedding, or the loss) in one phase."""
+    """Operators of one layer (or of the embedding, or the loss) in one phase; equal to itself only."""
 
     name: str
     phase: Phase
