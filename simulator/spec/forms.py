@@ -1,7 +1,7 @@
 """Closed forms of kernel time, shared by fitting and prediction: what each depends on and how.
 
-Every form takes its parameters by name, the shape as columns and the data sheet, and returns seconds; none knows a device.
-`features` are the log2 quantities that the residual tables are spanned over.
+Every form takes its parameters by name, the shape as columns and the data sheet, and returns seconds; none knows a
+device. `features` are the log2 quantities that the residual tables are spanned over.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "moe": ("tokens", "hidden", "inter", "topk", "experts", "tp", "ep", "skew", "gated"),
     "prefill": _ATTENTION,
     "decode": _ATTENTION,
-    **{kind: ("bytes", "group_size") for kind in COLLECTIVES},
+    **dict.fromkeys(COLLECTIVES, ("bytes", "group_size")),
     "dispatch": _EXCHANGE,
     "combine": _EXCHANGE,
     "memory": ("bytes",),
@@ -96,11 +96,12 @@ def limited(rate: float, rate_limit: float | None) -> float:
 
 
 def gemm_seconds(p: Parameters, x: Shape, sheet: Sheet, rate_limit: float | None = None) -> Array:
-    """t0 + tk min(k, 8192)/4096 + [(F/(ec peak))^p + (B/(em bw))^p]^(1/p) (+ tq + 3mk/(eq bw) where rows are quantised).
+    """t0 + tk min(k, 8192)/4096 + [(F/(ec peak))^p + (B/(em bw))^p]^(1/p) (+ tq + 3mk/(eq bw) where rows are
+    quantised).
 
-    F = 2mnk, of which a share w counts whole waves of 128-wide tiles (kernels without split-K can't fill a partly used wave), B =
-    bytes of both operands and a 16-bit result. The last term is the dynamic quantisation of 16-bit rows to 8 or 4 bits:
-    read twice the bytes, write once.
+    F = 2mnk, of which a share w counts whole waves of 128-wide tiles (kernels without split-K can't fill a partly used
+    wave), B = bytes of both operands and a 16-bit result. The last term is the dynamic quantisation of 16-bit rows to 8
+    or 4 bits: read twice the bytes, write once.
     """
     m, n, k = x["m"], x["n"], x["k"]
     computed = m * n + p["w"] * (_whole_waves(m, n, sheet.sms) - m * n)

@@ -22,8 +22,8 @@ def keys_seen(x: Shape) -> Array:
 def prefill_seconds(p: Parameters, x: Shape, sheet: Sheet, rate_limit: float | None = None) -> Array:
     """t0 + tb b + [(F w/(ec peak s/(s+s0) d/(d+h0)))^p + (B/(em bw))^p]^(1/p).
 
-    F = 4 b h d x pairs of query and key under the causal mask and window, each counted once; w how much longer the last,
-    partly filled wave of blocks makes it; B = queries, keys, values and output.
+    F = 4 b h d x pairs of query and key under the causal mask and window, each counted once; w how much longer the
+    last, partly filled wave of blocks makes it; B = queries, keys, values and output.
     """
     b, s, d, seen = x["batch"], x["seq"], x["head_dim"], keys_seen(x)
     pairs = seen * (seen + 1.0) / 2.0 + (s - seen) * seen
@@ -38,7 +38,9 @@ def prefill_seconds(p: Parameters, x: Shape, sheet: Sheet, rate_limit: float | N
 
 
 def decode_seconds(p: Parameters, x: Shape, sheet: Sheet) -> Array:
-    """t0 + tb b h/64 + ts log2(1+s) + [(KV/(em bw))^p + (F/(ec peak))^p]^(1/p), KV = bytes of keys and values in reach."""
+    """t0 + tb b h/64 + ts log2(1+s) + [(KV/(em bw))^p + (F/(ec peak))^p]^(1/p), KV = bytes of keys and values in
+    reach.
+    """
     b, d, seen = x["batch"], x["head_dim"], keys_seen(x)
     cache = 2.0 * b * seen * x["kv_heads"] * d * sheet.row_bytes + 4.0 * b * x["heads"] * d
     flops = 4.0 * b * x["heads"] * d * seen

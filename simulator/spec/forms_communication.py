@@ -13,7 +13,9 @@ LOW_LATENCY, THROUGHPUT = "low_latency", "throughput"
 
 
 def wire_bytes(op: str, x: Shape) -> Array:
-    """Bytes through each rank's link: 2(p-1)/p of the buffer for all_reduce, (p-1)/p for the others, all of it point to point."""
+    """Bytes through each rank's link: 2(p-1)/p of the buffer for all_reduce, (p-1)/p for the others, all of it point to
+    point.
+    """
     if op == "send_recv":
         return x["bytes"]
     passes = 2.0 if op == "all_reduce" else 1.0
@@ -53,8 +55,8 @@ def exchange_bytes(x: Shape, sheet: Sheet, copies: bool) -> tuple[Array, Array]:
 def exchange_seconds(p: Parameters, x: Shape, sheet: Sheet) -> Array:
     """a + an (nodes - 1) + [(inside/(e link) + inside/(sms r))^p + (outside/(en nic))^p]^(1/p).
 
-    r is what one SM moves, where the kernel was given a number of them (sms > 0); a kernel that never crossed nodes has no
-    network terms, and then none is predicted.
+    r is what one SM moves, where the kernel was given a number of them (sms > 0); a kernel that never crossed nodes has
+    no network terms, and then none is predicted.
     """
     inside, outside = exchange_bytes(x, sheet, copies="copies" in p)
     moving = inside / (p["e"] * sheet.link)
@@ -62,13 +64,11 @@ def exchange_seconds(p: Parameters, x: Shape, sheet: Sheet) -> Array:
         moving = moving + np.where(x["sms"] > 0, inside / (np.maximum(x["sms"], 1.0) * p["r_gb"] * 1e9), 0.0)
     seconds = np.full_like(inside, p["a_us"] * US)
     if "en" not in p:
-        result: Array = seconds + moving
-        return result
+        return seconds + moving
     crossing = outside / (p["en"] * sheet.nic)
     if "rn_gb" in p:
         crossing = crossing + np.where(x["sms"] > 0, outside / (np.maximum(x["sms"], 1.0) * p["rn_gb"] * 1e9), 0.0)
-    result = seconds + p["an_us"] * US * (x["nodes"] - 1.0) + norm(moving, crossing, p["p"])
-    return result
+    return seconds + p["an_us"] * US * (x["nodes"] - 1.0) + norm(moving, crossing, p["p"])
 
 
 def exchange_features(x: Shape) -> dict[str, Array]:

@@ -26,7 +26,9 @@ from simulator.spec.forms_communication import (
 
 
 def physics(op: str, p: Parameters, x: Shape, sheet: Sheet, rate_limit: float | None = None) -> Array:
-    """Seconds by the closed form of `op`. `rate_limit` is the FLOP/s power sustains; forms bound by memory ignore it."""
+    """Seconds by the closed form of `op`. `rate_limit` is the FLOP/s power sustains; forms bound by memory ignore
+    it.
+    """
     match op:
         case "gemm":
             return gemm_seconds(p, x, sheet, rate_limit)

@@ -47,8 +47,8 @@ class FittedModel:
     def predict(self, shape: Mapping[str, ArrayLike], rate_limit: float | None = None) -> Prediction:
         """Seconds of the shapes, whose columns broadcast against each other.
 
-        Basis is interpolated inside the measured range, extrapolated outside, transferred where the residual of measured
-        models exists and none of them is this one.
+        Basis is interpolated inside the measured range, extrapolated outside, transferred where the residual of
+        measured models exists and none of them is this one.
         """
         columns = [np.asarray(shape[name], dtype=np.float64) for name in COLUMNS[self.op]]
         outer = np.broadcast_shapes(*(column.shape for column in columns)) or (1,)

@@ -1,8 +1,8 @@
 """A fitted profile: what calibration learned about one device, and the predictions it makes.
 
 The YAML holds parameters, measured ranges, errors on held-out shapes and provenance; the residual tables lie beside it,
-one byte a knot, in an .npz file that it names with its digest. The YAML is written in the JSON subset, which a reader gets
-through in a millisecond; one edited by hand is read as YAML.
+one byte a knot, in an .npz file that it names with its digest. The YAML is written in the JSON subset, which a reader
+gets through in a millisecond; one edited by hand is read as YAML.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from simulator.errors import CalibrationError, CoverageError, SpecError, nearest
 from simulator.spec.base import Document, Spec, data_root, first_error, parse_document, read_document
-from simulator.spec.forms import COLUMNS, Array, Operation, Sheet
+from simulator.spec.forms import COLUMNS, Operation, Sheet
 from simulator.spec.prediction import FittedModel, Prediction, joined
 from simulator.spec.residual import Axis, Table
 
-VERSION = 1
 FOLDER = "hardware_profiles/fitted"
 Z90 = 1.645
 
@@ -109,7 +108,7 @@ class Fit(Spec):
 class Profile(Spec):
     """Everything fitted for a device. Of several fits of one operation and precision the first is the default."""
 
-    format: Literal[1] = VERSION
+    format: Literal[1] = 1
     device: str
     date: str
     source: str
@@ -120,13 +119,22 @@ class Profile(Spec):
     _values: Mapping[str, NDArray[np.int8]] = PrivateAttr(default_factory=dict)
 
     def with_values(self, values: Mapping[str, NDArray[np.int8]]) -> Profile:
-        """The same profile with its tables' values, by position of the fit. Raises CalibrationError where they don't match."""
+        """The same profile with its tables' values, by position of the fit. Raises CalibrationError where they don't
+        match.
+        """
         for place, fit in enumerate(self.fits):
             if fit.tables and (str(place) not in values or values[str(place)].size != fit.knots):
-                raise CalibrationError(f"profile of {self.device}: the residual tables of fits.{place} are not {fit.knots} values")
+                raise CalibrationError(
+                    f"profile of {self.device}: the residual tables of fits.{place} are not {fit.knots} values"
+                )
         profile = self.model_copy()
         profile._values = values
         return profile
+
+    @property
+    def values(self) -> Mapping[str, NDArray[np.int8]]:
+        """Knots of the residual tables, by position of the fit."""
+        return self._values
 
     @cached_property
     def _models(self) -> dict[int, FittedModel]:
@@ -149,7 +157,9 @@ class Profile(Spec):
         return self._models[place]
 
     def find(self, op: str, dtype: str, kernel: str | None = None) -> list[Fit]:
-        """Fits of an operation and precision, default first; only those whose kernel or library is named, where one is."""
+        """Fits of an operation and precision, default first; only those whose kernel or library is named, where one
+        is.
+        """
         return [
             fit
             for fit in self.fits
@@ -209,7 +219,8 @@ class Profile(Spec):
     ) -> Prediction:
         """Seconds of one expert layer's kernels on the busiest rank, without the exchange of tokens.
 
-        `tokens` counts those of all `ep` ranks together; `skew` is the exponent of the routing's power law, 0 if balanced.
+        `tokens` counts those of all `ep` ranks together; `skew` is the exponent of the routing's power law, 0 if
+        balanced.
         """
         shape = {"tokens": tokens, "hidden": hidden, "inter": inter, "topk": topk, "experts": experts}
         rest = {"tp": tp, "ep": ep, "skew": skew, "gated": gated}
@@ -251,12 +262,15 @@ class Profile(Spec):
     def collective_seconds(
         self, kind: str, size: ArrayLike, group_size: int, *, dtype: str = "bytes", kernel: str | None = None
     ) -> Prediction:
-        """Seconds of a collective of `size` bytes (nccl-tests' meaning: one rank's full buffer) inside a scale-up domain.
+        """Seconds of a collective of `size` bytes (nccl-tests' meaning: one rank's full buffer) inside a scale-up
+        domain.
 
         Between measured group sizes the logarithm of time is interpolated in log2 of the group; beyond the largest one
         its efficiency and the growth of latency between the two largest are carried on, and the error grows.
         """
-        fits = sorted(self.find(kind, dtype, kernel or self._first(kind, dtype, kernel).kernel), key=lambda f: f.group_size)
+        fits = sorted(
+            self.find(kind, dtype, kernel or self._first(kind, dtype, kernel).kernel), key=lambda f: f.group_size
+        )
         if group_size == 1:
             zeros = np.zeros_like(np.atleast_1d(np.asarray(size, dtype=np.float64)))
             return Prediction(zeros, zeros, np.full(zeros.shape, "exact"))
@@ -277,6 +291,9 @@ class Profile(Spec):
         kernel: str | None = None,
     ) -> Prediction:
         """Seconds of the token exchange of expert parallelism; `tokens` is what one rank sends."""
+        fit = self._first(phase, dtype, kernel)
+        if "en" not in fit.parameters and np.any(np.asarray(nodes) > 1):
+            raise CoverageError(f"the profile of {self.device} has no {phase} by {fit.kernel} across nodes")
         shape = {"tokens": tokens, "hidden": hidden, "topk": topk, "experts": experts}
         return self._predict(
             phase, dtype, kernel, None, {**shape, "group_size": group_size, "nodes": nodes, "sms": sms}
@@ -303,8 +320,8 @@ def profile_names() -> list[str]:
 def read_profile(name_or_path: str | Path, *, device: str | None = None) -> Profile:
     """The profile of a shipped name or of a path ending in .yaml.
 
-    Raises SpecError for a name or field that is wrong, CalibrationError for a damaged file, for tables that are missing or
-    not those it was written with, and for the profile of another device than `device`.
+    Raises SpecError for a name or field that is wrong, CalibrationError for a damaged file, for tables that are missing
+    or not those it was written with, and for the profile of another device than `device`.
     """
     text = str(name_or_path)
     path = Path(text) if text.endswith(".yaml") else data_root() / FOLDER / f"{text}.yaml"
@@ -349,6 +366,8 @@ def _read_values(path: Path, digest: str) -> dict[str, NDArray[Any]]:
     except OSError:
         raise CalibrationError(f"{path}: the residual tables of the profile are missing") from None
     if hashlib.sha256(raw).hexdigest() != digest:
-        raise CalibrationError(f"{path}: not the tables the profile was written with: damaged, or of another calibration")
+        raise CalibrationError(
+            f"{path}: not the tables the profile was written with: damaged, or of another calibration"
+        )
     with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}

@@ -1,8 +1,8 @@
 """What is left of measured times after physics: small tables over log2 shape, read by multilinear interpolation.
 
-log(measured / physics) = sum over tables, each a function of one to four features of the shape. A table has evenly spaced
-knots, holds its edge values beyond them, and may act on some points only: those where a feature is set (`gate`, its
-factor) or those of one measured model (`only`, exact values). Additive tables of few features are what a
+log(measured / physics) = sum over tables, each a function of one to four features of the shape. A table has evenly
+spaced knots, holds its edge values beyond them, and may act on some points only: those where a feature is set (`gate`,
+its factor) or those of one measured model (`only`, exact values). Additive tables of few features are what a
 generalised additive model is (Hastie and Tibshirani 1986); they cost a few gathers a point and never oscillate.
 """
 
@@ -72,8 +72,8 @@ class Table:
 
 def match(only: Mapping[str, float], features: Features) -> NDArray[np.bool_]:
     """Which points have exactly these values."""
-    tests = [features[name] == value for name, value in only.items()]
-    return np.logical_and.reduce(tests)
+    agree: NDArray[np.bool_] = np.logical_and.reduce([features[name] == value for name, value in only.items()])
+    return agree
 
 
 def residual(tables: Sequence[Table], features: Features) -> tuple[Array, NDArray[np.bool_]]:
