@@ -13,9 +13,9 @@ from strategies import splits
 from simulator.errors import InfeasibleError
 from simulator.graph.builder import build_graph, prepare
 from simulator.graph.layers import layers_of
-from simulator.graph.operator import Group
+from simulator.graph.operator import Collective, Group
 from simulator.graph.parallel import build_layout, split_layers
-from simulator.graph.parameters_held import stage_held
+from simulator.graph.parameters_held import embedding_held, head_held, stage_held
 from simulator.spec import parameters as counts
 from simulator.spec.run import Run, with_field
 
@@ -235,3 +235,23 @@ def test_tensor_parallel_ranks_each_hold_norms_and_routers() -> None:
     shared = sum(counts.router_parameters(model) + counts.norm_parameters_per_layer(model) for _ in range(4))
     replicated = shared + counts.final_norm_parameters(model)
     assert held_by_all(run) == model.parameters + 3 * replicated
+
+
+@pytest.mark.parametrize("name", ["llama3.1-8b", "mixtral-8x7b", "qwen2.5-0.5b", "peer-224m"])
+@pytest.mark.parametrize("split", [{}, {"tp": 2, "sequence_parallel": True}])
+def test_fully_sharded_ranks_gather_and_scatter_every_parameter(name: str, split: dict[str, Any]) -> None:
+    """Weights in bf16 for each pass of the layers, embedding and head once; gradients in fp32 (arXiv 2304.11277)."""
+    run = toy.run(gpus=8, model=name, parallelism=split, training={"sharding": "zero3"}, framework="torchtitan")
+    b = prepare(run)
+    graph = build_graph(b)
+    moved = {"parameter_gather": 0.0, "gradient_sync": 0.0}
+    for chunk in (graph.forward[0][0], graph.backward[0][0]):
+        for program, count in chunk.programs:
+            for operator in (*program.serial, *program.background):
+                if operator.item in moved:
+                    assert isinstance(operator.work, Collective)
+                    moved[operator.item] += operator.work.bytes * operator.calls * count
+    dense, expert = stage_held(run.model, b.layout, layers_of(run), 0)
+    outside = embedding_held(run.model, b.layout) + head_held(run.model, b.layout)
+    assert moved["gradient_sync"] == pytest.approx(4 * (dense + expert), rel=1e-12)
+    assert moved["parameter_gather"] == pytest.approx(2 * (2 * (dense + expert) - outside), rel=1e-12)

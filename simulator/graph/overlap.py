@@ -45,7 +45,8 @@ def hide(
         if settings.sequence_parallel and _reduces_input_gradient(operator):
             # Only a shard of the GEMM's input was kept: the backward pass gathers it again beside the input gradient's
             # GEMM (arXiv 2205.05198 section 4.2.2).
-            background.append(operator._replace(name=f"{operator.name} input"))
+            gather = Collective("all_gather", operator.work.bytes, rank.layout.tensor_group)
+            background.append(operator._replace(name=f"{operator.name} input", work=gather))
     for operator in prefetch:
         if settings.dp_overlap:
             serial.append(operator._replace(calls=c.prefetch_residue))

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from simulator.graph import parameters_held as held
 from simulator.graph.backward import backward_of, recomputed
-from simulator.graph.graph import Phase, Program
+from simulator.graph.graph import Program
 from simulator.graph.layers import Layer
 from simulator.graph.moe import ExpertLoad, moe_feed_forward
 from simulator.graph.operator import Collective, Operator
@@ -64,8 +64,9 @@ def programs_of(rank: Rank, layers: tuple[Layer, ...]) -> Programs:
     backward: dict[Layer | str, Program] = {}
     for layer in layers:
         forward[layer], backward[layer] = _layer_programs(rank, layer)
-    forward["embedding"], backward["embedding"] = _programs(rank, "embedding", embedding(rank.shapes))
-    forward["head"], backward["head"] = _programs(rank, "logits and loss", head(rank.shapes))
+    table, weights = held.embedding_held(rank.model, rank.layout), held.head_held(rank.model, rank.layout)
+    forward["embedding"], backward["embedding"] = _programs(rank, "embedding", embedding(rank.shapes), (table, 0.0))
+    forward["head"], backward["head"] = _programs(rank, "logits and loss", head(rank.shapes), (weights, 0.0))
     return Programs(forward, backward, (*forward.values(), *backward.values()))
 
 
@@ -89,11 +90,17 @@ def layer_operators(rank: Rank, layer: Layer) -> list[Operator]:
 def _layer_programs(rank: Rank, layer: Layer) -> tuple[Program, Program]:
     side = "encoder " if layer.encoder else ""
     name = f"{side}{layer.kind} layer" + (f", window {layer.window}" if layer.window else "")
-    return _programs(rank, name, layer_operators(rank, layer), layer)
+    parameters = held.layer_held(rank.model, rank.layout, layer)
+    return _programs(rank, name, layer_operators(rank, layer), parameters, layer)
 
 
-def _programs(rank: Rank, name: str, operators: list[Operator], layer: Layer | None = None) -> tuple[Program, Program]:
-    """Forward and backward programs: recompute, sharded parameters, overlap and host work added."""
+def _programs(
+    rank: Rank, name: str, operators: list[Operator], parameters: tuple[float, float], layer: Layer | None = None
+) -> tuple[Program, Program]:
+    """Forward and backward programs: recompute, sharded parameters, overlap and host work added.
+
+    `parameters` are the dense ones and those of experts that the rank holds for it.
+    """
     settings = rank.layout.settings
     sharded = settings.sharding == "zero3"
     accumulate = BF16_BYTES if sharded else 2 * rank.framework.gradient_bytes
@@ -106,12 +113,20 @@ def _programs(rank: Rank, name: str, operators: list[Operator], layer: Layer | N
         elif settings.recompute == "selective":
             grads = recomputed(operators, frozenset(settings.recompute_modules), settings.recompute_fraction) + grads
         modules, launches = _host_work(rank, layer)
-    prefetch = _sharded_collectives(rank, layer, "forward") if sharded else []
-    resync = _sharded_collectives(rank, layer, "backward") if sharded else []
+    gathers, scatters = _sharded_collectives(rank, parameters) if sharded else ([], [])
+    again = gathers if layer is not None else []  # FSDP keeps the head, and the embedding's gradient needs no weights
     backward_ratio = rank.constants.host_backward_ratio + (settings.recompute == "full")
     return (
-        hide(name, "forward", operators, prefetch, rank, modules, launches),
-        hide(name, "backward", grads, resync, rank, round(modules * backward_ratio), launches * backward_ratio),
+        hide(name, "forward", operators, gathers, rank, modules, launches),
+        hide(
+            name,
+            "backward",
+            grads,
+            [*again, *scatters],
+            rank,
+            round(modules * backward_ratio),
+            launches * backward_ratio,
+        ),
     )
 
 
@@ -134,20 +149,15 @@ def _host_work(rank: Rank, layer: Layer) -> tuple[int, float]:
     return modules + host.host_moe_modules, rank.load.local_experts * per_expert
 
 
-def _sharded_collectives(rank: Rank, layer: Layer | None, phase: Phase) -> list[Operator]:
-    """Parameter gathers of the next layer, and in the backward pass the gradient's reduce-scatter (ZeRO-3, FSDP)."""
-    if layer is None:
-        return []
-    dense, expert = held.layer_held(rank.model, rank.layout, layer)
-    layout = rank.layout
-    parts = []
-    for count, group in ((dense, layout.data_group), (expert, layout.expert_data_group)):
+def _sharded_collectives(rank: Rank, parameters: tuple[float, float]) -> tuple[list[Operator], list[Operator]]:
+    """(gathers of the next program's parameters, reduce-scatters of its gradients) under ZeRO-3 or FSDP."""
+    layout, nics = rank.layout, rank.framework.collective_nics
+    gathers, scatters = [], []
+    for count, group in zip(parameters, (layout.data_group, layout.expert_data_group), strict=True):
         if group.size == 1 or not count:
             continue
-        size, nics = count * BF16_BYTES, rank.framework.collective_nics
-        gather = Collective("all_gather", size, group, nics=nics)
-        parts.append(Operator("parameter all-gather", "parameter_gather", gather))
-        if phase == "backward":
-            scatter = Collective("reduce_scatter", count * rank.framework.gradient_bytes, group, nics=nics)
-            parts.append(Operator("gradient reduce-scatter", "gradient_sync", scatter))
-    return parts
+        gather = Collective("all_gather", count * BF16_BYTES, group, nics=nics)
+        scatter = Collective("reduce_scatter", count * rank.framework.gradient_bytes, group, nics=nics)
+        gathers.append(Operator("parameter all-gather", "parameter_gather", gather))
+        scatters.append(Operator("gradient reduce-scatter", "gradient_sync", scatter))
+    return gathers, scatters
