@@ -26,6 +26,7 @@ SEQ_HALF_FORWARD, SEQ_HALF_BACKWARD = 600.0, 900.0
 HEAD_HALF, HEAD_REFERENCE = 24.0, 128.0
 """Head dimension at which it reaches half, and the one its efficiency is quoted at."""
 ATTENTION_NORM = 2.0
+ACTIVATION_BYTES = 2.0
 DECODE_EFFICIENCY = 0.82
 """Fraction of HBM bandwidth decode attention reaches on caches beyond the L2 (published kernel timings, H100 and B200)."""
 
@@ -43,7 +44,7 @@ def gemm_seconds(works: Sequence[tuple[Machine, Gemm | WeightGrad]]) -> Array:
 def _gemm_row(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, ...]:
     """Depth of the inner product, FLOPs and bytes of one group, rates, and how groups are run.
 
-    A batched GEMM is one kernel over all its groups, and so is a fused one at a loss; a grouped one schedules them apart.
+    A batched GEMM is one kernel over all its groups; a grouped one schedules them apart.
     """
     rate = machine.gemm(work.precision)
     apart = work.grouped in ("host", "device") and work.groups > 1
@@ -51,7 +52,7 @@ def _gemm_row(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, ...]:
     depth = work.k if isinstance(work, Gemm) else work.m / work.groups
     curve = machine.curves.grouped
     group_s, loss = 0.0, 0.0
-    reached = 1 - read_inference_constants().expert_kernel_loss if work.grouped == "fused" else 1.0
+    reached = work.reached if isinstance(work, Gemm) else 1.0
     if apart:
         on_device = work.grouped == "device"
         group_s = (curve.device_group_us if on_device else curve.group_us) * US
@@ -59,7 +60,7 @@ def _gemm_row(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, ...]:
     return (
         depth,
         work.flops / groups,
-        work.bytes / groups,
+        max(work.bytes / groups, _expansion_bytes(machine, work, rate.bandwidth)),
         rate.rate * reached,
         rate.bandwidth * reached,
         rate.t0,
@@ -69,6 +70,15 @@ def _gemm_row(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, ...]:
         group_s,
         loss,
     )
+
+
+def _expansion_bytes(machine: Machine, work: Gemm | WeightGrad, bandwidth: float) -> float:
+    """Bytes that memory could move while weights of four bits expand to the 16 they are multiplied in; else 0."""
+    sms = machine.hardware.device.sms
+    if isinstance(work, WeightGrad) or work.weight_bytes >= 1 or work.row_bytes < ACTIVATION_BYTES or sms is None:
+        return 0.0
+    elements = work.groups * work.n * work.k
+    return elements / (read_inference_constants().expanded_per_sm * sms) * bandwidth
 
 
 def attention_seconds(works: Sequence[tuple[Machine, Attention]]) -> Array:
@@ -86,19 +96,21 @@ def _attention_row(machine: Machine, work: Attention) -> tuple[float, ...]:
     reference = (HEAD_REFERENCE + HEAD_HALF) / HEAD_REFERENCE
     rate *= work.head_dim / (work.head_dim + HEAD_HALF) * reference
     if work.decode:
-        return work.flops, work.bytes, rate, DECODE_EFFICIENCY * machine.memory_bandwidth, memory.t0_us * US
+        t0 = read_inference_constants().decode_core_us * US
+        return work.flops, work.bytes, rate, DECODE_EFFICIENCY * machine.memory_bandwidth, t0
     rate = machine.sustained(work.precision, rate * work.seq / (work.seq + half))
     return work.flops, work.bytes, rate, machine.curves.memory.efficiency * machine.memory_bandwidth, memory.t0_us * US
 
 
 def traffic_seconds(works: Sequence[tuple[Machine, Traffic]]) -> Array:
     """Seconds of HBM-bound operators."""
+    served_us = read_inference_constants().kernel_us
     rows = [
         (
             work.bytes,
             m.curves.memory.gather_efficiency if work.gather else m.curves.memory.efficiency,
             m.memory_bandwidth,
-            m.curves.memory.t0_us * US,
+            (served_us if work.served else m.curves.memory.t0_us) * US,
         )
         for m, work in works
     ]

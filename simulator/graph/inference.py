@@ -169,7 +169,7 @@ def feed_forward(b: Build, layer: Layer, widths: Widths) -> list[Operator]:
     parts = [] if model.parallel_attention else [kernel("norm and residual", size * FFN_NORM_BYTES)]
     if layer.kind == "moe":
         assert b.load is not None
-        parts += expert_ffn(s, widths, b.load)
+        parts += expert_ffn(s, widths, b.load, _expert_kernel(b, widths))
         reduced = size * ACTIVATION_BYTES if s.layout.tp > 1 else 0.0
     else:
         parts += dense_ffn(s, widths.dense, float(model.intermediate_size), gated=model.gated_ffn, split=s.layout.tp)
@@ -178,6 +178,20 @@ def feed_forward(b: Build, layer: Layer, widths: Widths) -> list[Operator]:
 
 
 FFN_NORM_BYTES = 7.0
+
+
+def _expert_kernel(b: Build, widths: Widths) -> float:
+    """Share of a plain GEMM's rates that the engine's expert kernel reaches in this precision."""
+    reached = 1 - read_inference_constants().expert_kernel_loss
+    if widths.experts[0].startswith("fp8"):
+        assert b.load is not None
+        rows = b.load.rows / b.load.local_experts / FULL_TILE_ROWS
+        reached *= 1 - (1 - b.run.defaults.fp8_experts_reached) / (1 + rows * rows)
+    return reached
+
+
+FULL_TILE_ROWS = 16.0
+"""Rows of an expert beyond which a kernel's tiles are well filled."""
 
 
 def kv_bytes_per_token(run: Run, layout: Layout) -> float:

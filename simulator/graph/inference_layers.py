@@ -59,7 +59,7 @@ def gemm(name: str, item: Item, rows: float, n: float, k: float, widths: tuple[s
 
 def kernel(name: str, bytes_moved: float) -> Operator:
     """A small fused kernel."""
-    return Operator(name, "elementwise", Traffic(bytes_moved))
+    return Operator(name, "elementwise", Traffic(bytes_moved, served=True))
 
 
 def rank_sum(s: Shapes, name: str, size: float) -> list[Operator]:
@@ -161,7 +161,7 @@ def dense_ffn(s: Shapes, widths: tuple[str, str], width: float, *, gated: bool, 
     ]
 
 
-def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad) -> list[Operator]:
+def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad, reached: float) -> list[Operator]:
     """Router, top-k, the two expert GEMMs with their activation, the weighted sum, and shared experts."""
     model, layout, rows = s.model, s.layout, s.tokens
     hidden, count = model.hidden_size, model.num_experts or 0
@@ -172,7 +172,7 @@ def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad) -> list[Operator]:
 
     def grouped(name: str, n: float, k: float) -> Operator:
         size, act = element_bytes(stored), element_bytes(compute)
-        work = Gemm(padded, n, k, compute, load.touched, size, act, ACTIVATION_BYTES, "fused")
+        work = Gemm(padded, n, k, compute, load.touched, size, act, ACTIVATION_BYTES, reached=reached)
         return Operator(name, "expert_gemm", work)
 
     parts = [

@@ -42,8 +42,8 @@ COLORS: dict[str, Color] = {
     "parameter_gather": "comm",
 }
 
-Grouping = Literal["", "host", "device", "fused"]
-"""Who schedules the groups of a grouped GEMM, `fused` in one kernel of a serving engine; empty for a plain or batched one."""
+Grouping = Literal["", "host", "device"]
+"""Who schedules the groups of a grouped GEMM; empty for a plain or batched one."""
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"]
 
 
@@ -75,6 +75,8 @@ class Gemm(NamedTuple):
     row_bytes: float = 2.0
     out_bytes: float = 2.0
     grouped: Grouping = ""
+    reached: float = 1.0
+    """Share of the rates of a plain GEMM that its kernel reaches."""
 
     @property
     def flops(self) -> float:
@@ -126,6 +128,8 @@ class Traffic(NamedTuple):
     bytes: float
     flops: float = 0.0
     gather: bool = False
+    served: bool = False
+    """A small kernel of a serving engine's step, with the start-up measured there."""
 
 
 class HostTransfer(NamedTuple):

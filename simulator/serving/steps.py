@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from math import ceil, log2
+from math import ceil, hypot, log2
 
 from simulator.cost.annotation import work_seconds
 from simulator.cost.machine import Machine, build_machine
@@ -118,18 +118,16 @@ class StepCost:
         engine = self.run.defaults
         gpu = self.gpu(decodes, keys, prompts)
         if prompts:
-            gpu = max(gpu, self.eager_floor)
+            gpu = hypot(gpu, self.launch_s)
         rows = decodes + len(prompts)
         return gpu + (engine.engine_step_us + engine.sequence_us * rows) * US
 
     @cached_property
-    def eager_floor(self) -> float:
-        """Least seconds of a step outside CUDA graphs: the host launches its layers."""
-        constants = read_inference_constants()
-        moe = sum(n for layer, n in self._counts.items() if layer.kind != "dense")
-        dense = sum(n for layer, n in self._counts.items() if layer.kind == "dense")
-        speed = self.run.defaults.host_speed
-        return (moe * constants.eager_moe_layer_us + dense * constants.eager_dense_layer_us) * US * speed
+    def launch_s(self) -> float:
+        """Seconds the host takes to launch all layers of a step with prompts, in parallel with the GPU."""
+        weight = read_inference_constants().moe_prompt_layers
+        layers = sum(n * (1.0 if layer.kind == "dense" else weight) for layer, n in self._counts.items())
+        return layers * self.run.defaults.prompt_layer_us * US
 
     @cached_property
     def _windowed(self) -> bool:

@@ -68,6 +68,12 @@ class Framework(Spec):
     """Serving: time of a request outside the model's steps: HTTP, tokeniser, first response."""
     memory_after_weights: bool = False
     """Serving: `memory_fraction` is of what weights and work space leave free, not of the whole device."""
+    fp8_experts_reached: float = 1.0
+    """Serving: share of its rates that the engine's fp8 expert kernel reaches on few rows an expert."""
+    prompt_layer_us: float = 150.0
+    """Serving: host time of a layer in a step with prompts, which no CUDA graph replays."""
+    first_token_steps: float = 0.0
+    """Serving: decode steps that pass before a request's first token reaches its client."""
     kv_follows_weights: bool = False
     """Serving: checkpoints quantised to 8 bits or fewer bring scales of an fp8 KV cache."""
     max_sequences: int = 1024

@@ -13,13 +13,13 @@ class InferenceConstants(Spec):
     routing_skew: float
     expert_tile_rows: float
     expert_kernel_loss: float
+    expanded_per_sm: float
+    kernel_us: float
+    decode_core_us: float
     reduce_us: float
     reduce_hop_us: float
     reduce_ring: float
-    decode_sequence_keys: float
-    eager_dense_layer_us: float
-    eager_moe_layer_us: float
-    request_us: float
+    moe_prompt_layers: float
 
 
 @lru_cache(maxsize=1)
