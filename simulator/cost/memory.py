@@ -186,7 +186,7 @@ def _peer_bytes(b: Build) -> float:
     peer, s = b.run.model.peer, b.shapes
     assert peer is not None
     chosen = peer.num_heads * peer.top_k
-    return s.tokens * (2.0 * b.run.model.hidden_size + 2.0 * peer.num_heads * peer.query_dim + 16.0 * chosen)
+    return s.rows * (2.0 * b.run.model.hidden_size + 2.0 * peer.num_heads * peer.query_dim + 16.0 * chosen)
 
 
 def _vocabulary_gradient(b: Build) -> float:

@@ -2,7 +2,8 @@
 
 Each of h heads maps a token to a query of q dimensions, scores it against two sets of sqrt(N) half-keys, takes the best
 k of the k^2 sums, and gathers the k experts (u, v): e(x) = s(u x) v. Nothing is reused between tokens of a small batch,
-so the layer reads 2 h k d elements a token: it is bound by memory by construction.
+so the layer reads 2 h k d elements a token: it is bound by memory by construction. Tensor parallelism does not cut it:
+every rank finds and reads the experts of its own rows.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ def peer_feed_forward(s: Shapes) -> list[Operator]:
     model = s.model
     assert model.peer is not None
     peer, hidden = model.peer, model.hidden_size
-    tokens, keys = s.tokens, isqrt(peer.num_experts)
+    tokens, keys = s.rows, isqrt(peer.num_experts)
     chosen = peer.num_heads * peer.top_k
     parts = [norm(s, "ffn norm")]
-    parts += linear(s, "peer queries", "expert_gemm", peer.num_heads * peer.query_dim, hidden)
+    parts += linear(s, "peer queries", "expert_gemm", peer.num_heads * peer.query_dim, hidden, rows=tokens)
     if peer.query_batch_norm:
         parts.append(elementwise(s, "peer query norm", tokens * peer.num_heads * peer.query_dim * 4.0))
     half_keys = Gemm(2 * tokens * peer.num_heads, keys, peer.query_dim / 2, s.precision, 2.0)
@@ -58,6 +59,6 @@ def _exchange(s: Shapes, name: str) -> list[Operator]:
     group = layout.expert_group
     copies = distinct_ranks(group.size, peer.num_heads * peer.top_k)
     row = s.model.hidden_size * ACTIVATION_BYTES
-    one = s.tokens * copies * row / group.size
+    one = s.rows * copies * row / group.size
     inside, outside = one * (group.per_domain - 1), one * (group.size - group.per_domain)
     return [Operator(name, "all_to_all", Collective("all_to_all", inside, group, outside), module="moe")]

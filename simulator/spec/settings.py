@@ -58,7 +58,7 @@ def resolve_settings(run: Run) -> Settings:
     kernel = framework.attention.get(architecture, framework.attention["default"])
     graphed = stated(execution.cuda_graph, framework.cuda_graph) == "full_iteration"
     sequence_parallel = stated(split.sequence_parallel, framework.sequence_parallel)
-    experts_follow = split.ep == 1 or framework.etp_follows_tp
+    experts_follow = run.model.is_moe and (split.ep == 1 or framework.etp_follows_tp)
     return Settings(
         recompute=recompute,
         recompute_modules=modules,

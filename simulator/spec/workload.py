@@ -163,7 +163,7 @@ class Parallelism(Spec):
     cp: Positive = 1
     ep: Positive = 1
     etp: Positive | None = None
-    """Tensor parallelism of the experts. Absent: equal to tp where ep is 1, else 1."""
+    """Tensor parallelism of the experts. Absent: equal to tp where ep is 1, else 1. PEER's single neurons are not cut."""
     sequence_parallel: bool | None = None
     dp_attention: int | bool | None = None
 
