@@ -61,7 +61,7 @@ def training_steps(runs: Sequence[Run]) -> list[Step | SimulatorError]:
         try:
             assert run.training is not None
             run.hardware.device.compute_precision(run.training.precision)
-            b = prepare(run)
+            b = prepare(run, advise=False)
             memory = training_memory(b)
             check_fits(run, memory, advise=False)
             ready[number] = b, memory

@@ -6,9 +6,11 @@ out. Points that cannot be are rows with their reason: those that do not fit are
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
-from math import prod
+from math import nan, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,29 +74,44 @@ def _windows(text: str, starts: Sequence[int], workers: int) -> Iterator[tuple[C
 def _window(text: str, start: int) -> tuple[Columns, list[str | None]]:
     """(value, low and high of every metric; reason or None) of the points from `start` on."""
     grid = _grid(text)
-    points = [grid.run(numbers) for numbers in _numbers(grid, start)]
-    runs = [point for point in points if isinstance(point, Run)]
-    outcomes = iter(_outcomes(runs))
-    table = np.full((len(points), len(METRICS), 3), np.nan)
+    rows: list[list[float]] = []
     reasons: list[str | None] = []
-    for row, point in zip(table, points, strict=True):
-        outcome = next(outcomes) if isinstance(point, Run) else point
-        if isinstance(outcome, SimulatorError):
-            reasons.append(str(outcome))
-            if isinstance(outcome, InfeasibleError) and outcome.breakdown and outcome.needed is not None:
-                row[METRICS.index("peak_memory_gib")] = outcome.needed
-            continue
-        reasons.append(None)
-        for column, key in enumerate(METRICS):
-            number = outcome.get(key)
-            if number is not None:
-                row[column] = number.value, number.low, number.high
-    columns = {
-        name: table[:, column, part]
-        for column, key in enumerate(METRICS)
-        for part, name in enumerate((key, f"{key}.low", f"{key}.high"))
-    }
-    return columns, reasons
+    with _no_collection():
+        points = [grid.run(numbers) for numbers in _numbers(grid, start)]
+        outcomes = iter(_outcomes([point for point in points if isinstance(point, Run)]))
+        for point in points:
+            outcome = next(outcomes) if isinstance(point, Run) else point
+            rows.append(_row(outcome))
+            reasons.append(str(outcome) if isinstance(outcome, SimulatorError) else None)
+    names = [name for key in METRICS for name in (key, f"{key}.low", f"{key}.high")]
+    return dict(zip(names, np.array(rows).T, strict=True)), reasons
+
+
+def _row(outcome: Metrics | SimulatorError) -> list[float]:
+    """Value, low and high of every metric; of a point that doesn't fit only its memory."""
+    nothing = (nan, nan, nan)
+    if isinstance(outcome, SimulatorError):
+        needed = outcome.needed if isinstance(outcome, InfeasibleError) and outcome.breakdown else None
+        memory = (nan if needed is None else needed,) * 3
+        return [part for key in METRICS for part in (memory if key == "peak_memory_gib" else nothing)]
+    row: list[float] = []
+    for key in METRICS:
+        number = outcome.get(key)
+        row += nothing if number is None else (number.value, number.low, number.high)
+    return row
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Garbage collection held off: a window makes a million small records without cycles, and looking for cycles among
+    them takes a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -85,10 +86,10 @@ def mean_sums(graph: OperatorGraph) -> Sums:
     mean, pipeline = Sums(), graph.pipeline
     for program, count in _program_counts([chunk for row in (*graph.forward, *graph.backward) for chunk in row]):
         mean.add_sums(_program_sums(program), count * pipeline.micro_batches / pipeline.stages)
-    for end in graph.ends:
+    for end, count in Counter(graph.ends).items():
         for _, operators in _end_operators(end):
             for operator in operators:
-                mean.add(operator, 1 / pipeline.stages)
+                mean.add(operator, count / pipeline.stages)
     if pipeline.send is not None:
         mean.add(pipeline.send, _sends(graph))
     return mean

@@ -8,6 +8,7 @@ everything in a step. Intervals are symmetric in the logarithm: value x exp(+-1.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from math import exp, sqrt
 
 from simulator.cost.machine import Machine
@@ -28,7 +29,8 @@ _WEAKNESS: tuple[Basis, ...] = ("datasheet", "transferred", "extrapolated", "int
 BASIS_SHARE = 0.10
 
 
-def item_errors(machine: Machine, precision: str) -> dict[str, float]:
+@lru_cache(maxsize=256)
+def item_errors(machine: Machine, precision: str) -> Mapping[str, float]:
     """Relative standard error of each breakdown item on a machine."""
     curves = machine.curves
     gemm = machine.gemm(precision).curve.relative_error

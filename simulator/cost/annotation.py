@@ -130,18 +130,18 @@ def _costed_program(
 def _costed_ends(graph: OperatorGraph, cost: Callable[[Operator], float]) -> tuple[dict[str, float], ...]:
     """Seconds of each stage's end by item; stages that share an end share the record."""
     known = {
-        id(end): {
+        end: {
             "gradient_sync": sum([cost(op) for op in end.gradient_sync]),
             "update": sum([cost(op) for op in end.update]),
             "parameter_gather": sum([cost(op) for op in end.parameter_gather]),
         }
-        for end in {id(end): end for end in graph.ends}.values()
+        for end in dict.fromkeys(graph.ends)
     }
-    return tuple([known[id(end)] for end in graph.ends])
+    return tuple([known[end] for end in graph.ends])
 
 
 def _outside_programs(graph: OperatorGraph) -> Iterable[Operator]:
-    for end in {id(end): end for end in graph.ends}.values():
+    for end in dict.fromkeys(graph.ends):
         yield from end.gradient_sync
         yield from end.update
         yield from end.parameter_gather

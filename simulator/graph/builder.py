@@ -34,10 +34,13 @@ class Build:
     constants: Constants
 
 
-def prepare(run: Run) -> Build:
-    """Layout, shapes and expert load of a training run. Raises InfeasibleError where the split does not divide."""
+def prepare(run: Run, *, advise: bool = True) -> Build:
+    """Layout, shapes and expert load of a training run.
+
+    Raises InfeasibleError where the split does not divide; `advise` adds the nearest that does.
+    """
     assert run.training is not None
-    layout = build_layout(run)
+    layout = build_layout(run, advise=advise)
     shapes = Shapes(
         model=run.model,
         layout=layout,

@@ -56,9 +56,9 @@ class Pipeline:
     overlap_send: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StageEnd:
-    """What a stage does once a step: synchronise gradients, update, gather parameters."""
+    """What a stage does once a step: synchronise gradients, update, gather parameters; equal to itself only."""
 
     gradient_sync: tuple[Operator, ...] = ()
     update: tuple[Operator, ...] = ()

@@ -82,11 +82,13 @@ class Layout:
         return self.gpus // self.pp >= self.domain or self.domain % (self.gpus // self.pp) != 0
 
 
-def build_layout(run: Run) -> Layout:
-    """The layout of a run. Raises InfeasibleError with the rule, the values and the nearest value that works."""
+def build_layout(run: Run, *, advise: bool = True) -> Layout:
+    """The layout of a run. Raises InfeasibleError with the rule, the values and, to advise, the nearest that works."""
     try:
         return _layout(run)
     except InfeasibleError as error:
+        if not advise:
+            raise
         raise InfeasibleError(
             error.message,
             path=error.path,
@@ -179,9 +181,7 @@ def _batch(run: Run, dp: int) -> tuple[int, int, int]:
                 path="training.global_batch",
             )
         if work.seq_len % run.parallelism.cp:
-            raise InfeasibleError(
-                f"cp {run.parallelism.cp} must divide seq_len {work.seq_len}", path="parallelism.cp"
-            )
+            raise InfeasibleError(f"cp {run.parallelism.cp} must divide seq_len {work.seq_len}", path="parallelism.cp")
         return work.micro_batch, work.global_batch // step, work.seq_len
     assert run.inference is not None
     return -(-run.inference.in_flight // dp), 1, run.inference.isl

@@ -230,6 +230,7 @@ def flops_per_token(model: ModelSpec, context: float) -> float:
     return _forward_flops(model, sum(min(context, window or context) for window in model.attention_windows), context)
 
 
+@lru_cache(maxsize=1024)
 def sequence_flops_per_token(model: ModelSpec, seq_len: float) -> float:
     """The same, mean over the tokens of a sequence: causal attention counted once, an encoder's in full."""
     return _forward_flops(model, sum(mean_keys(seq_len, window) for window in model.attention_windows), seq_len)
