@@ -69,8 +69,8 @@ def step(
         programs=(there, back),
     )
     costs = {
-        id(there): CostedProgram(there, tuple(t for _, t in serial), tuple(t for _, t in background), 0.0),
-        id(back): CostedProgram(back, (backward,), (), 0.0),
+        there: CostedProgram(there, tuple(t for _, t in serial), tuple(t for _, t in background), 0.0),
+        back: CostedProgram(back, (backward,), (), 0.0),
     }
     ends = ({"gradient_sync": sync, "update": 0.0, "parameter_gather": 0.0},) * stages
     return CostedGraph(graph, toy.machine(8 * stages), costs, ends, send)
@@ -163,7 +163,7 @@ def test_a_send_enters_while_the_next_stage_exchanges() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_random_runs(data: st.DataObject) -> None:
     """Undisturbed streams take the fast engine's time; certified, the events' time is the same; it is never
     shorter."""
@@ -183,7 +183,7 @@ def test_random_runs(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_folded_ranks_take_the_time_of_all_of_them(data: st.DataObject) -> None:
     costed = random_step(data)
     fast = execute(costed, 8)
@@ -277,7 +277,8 @@ def test_a_result_says_who_timed_it() -> None:
 
 def test_events_give_the_same_every_time() -> None:
     _, costed = toy.costed(moe_run())
-    assert timed(costed, "events") == timed(costed, "events")
+    one, other = timed(costed, "events"), timed(costed, "events")
+    assert (one.duration, one.times, one.certificate) == (other.duration, other.times, other.certificate)
 
 
 def test_what_is_exact_by_structure_is_not_played() -> None:
