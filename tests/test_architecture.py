@@ -54,7 +54,7 @@ MAY_IMPORT = {
     },
 }
 
-MEASURING = tuple(f"calibration/{name}" for name in ("cuda", "kernels", "torch", "collectives", "power"))
+MEASURING = tuple(f"calibration/{name}" for name in ("cuda", "kernels", "torch", "collectives", "power", "verify"))
 # Third-party packages with a home; elsewhere they may not appear at all.
 HOMES = {
     "torch": MEASURING,
