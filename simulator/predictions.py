@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from simulator.assembly import uncertainty as u
 from simulator.assembly.breakdown import mean_items
 from simulator.result import Number
@@ -10,18 +13,27 @@ from simulator.spec.run import Run
 from simulator.units import GIB
 
 
-def predict(run: Run) -> dict[str, Number]:
-    """Predictions by metric. A step that doesn't fit by our count is still timed: it was measured, so it ran."""
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Numbers by metric, and the seconds of one step (one decode step of inference) by item; the items sum to it."""
+
+    numbers: Mapping[str, Number]
+    breakdown: Mapping[str, float]
+
+
+def predict(run: Run) -> Prediction:
+    """What a run takes. A step that doesn't fit by our count is still timed: it was measured, so it ran."""
     match run.kind:
         case "training":
             return _training(run)
         case _:
             from simulator.simulation import simulate
 
-            return simulate(run).numbers()
+            result = simulate(run)
+            return Prediction(result.numbers(), {item.key: item.seconds.value for item in result.breakdown})
 
 
-def _training(run: Run) -> dict[str, Number]:
+def _training(run: Run) -> Prediction:
     step = training_step(run, check=False)
     assert run.training is not None
     items, _ = mean_items(step.timeline, step.costed.graph.pipeline.micro_batches)
@@ -29,7 +41,8 @@ def _training(run: Run) -> dict[str, Number]:
     model_error = u.MODEL_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]
     error = u.combined_error(items, errors, model_error)
     allocated = max(stage.allocated for stage in step.memory)
-    return {
+    numbers = {
         "step_time_s": u.number(step.timeline.duration, error, step.costed.machine.curves.basis),
         "peak_memory_gib": u.number(allocated / GIB, u.MEMORY_ERROR, "interpolated"),
     }
+    return Prediction(numbers, items)

@@ -1,7 +1,8 @@
-"""Replaying published measurements: every row of a table becomes a run, and its prediction is held against what was measured.
+"""Replaying published measurements: every row of a table becomes a run, and what it predicts is held against what was
+measured.
 
-A row's columns are dotted paths of a run; `measured.*` are what was published. Nothing measured feeds a prediction of the
-same row. Rows that can't be built are listed with the reason and counted, never dropped.
+A row's columns are dotted paths of a run; `measured.*` are what was published. Nothing measured feeds a prediction of
+the same row. Rows that can't be built are listed with the reason and counted, never dropped.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -44,7 +45,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table after its replay; `metrics` is empty where it was refused."""
+    """One row of the table after its replay; `metrics` is empty where it was refused.
+
+    `arch` is dense or MoE, empty where no run could be built; `breakdown` is the predicted step's seconds by item.
+    """
 
     id: str
     group: str
@@ -53,6 +57,8 @@ class Row:
     reason: str = ""
     metrics: Mapping[str, Comparison] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    arch: str = ""
+    breakdown: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def refused(self) -> bool:
@@ -62,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Errors of one metric over some rows, in percent; `macro` is the mean over groups of their mean absolute errors."""
+    """Errors of one metric over some rows, in percent; `macro` is the mean over groups of the groups' `mape`."""
 
     n: int
     macro: float
@@ -150,7 +156,9 @@ def read_table(file: str | Path) -> list[dict[str, str]]:
         raise SpecError(f"can't be read as CSV: {error}", file=str(file)) from None
     missing = [name for name in ("id", "kind") if name not in columns]
     if missing:
-        raise SpecError(f"column {missing[0]} is missing; a validation table has id, kind and measured.*", file=str(file))
+        raise SpecError(
+            f"column {missing[0]} is missing; a validation table has id, kind and measured.*", file=str(file)
+        )
     return rows
 
 
@@ -212,19 +220,25 @@ def validate_table(
 def replay(row: Mapping[str, str]) -> Row:
     """One row simulated and compared."""
     facts = {key: value for key, value in row.items() if value and not key.startswith("measured.")}
-    common = {"id": row["id"], "group": group_of(row), "quality": row.get("quality", ""), "source": row.get("source", "")}
+    refused = Row(
+        id=row["id"],
+        group=group_of(row),
+        quality=row.get("quality", ""),
+        source=row.get("source", ""),
+        reason="nothing measured that the simulator predicts",
+        facts=facts,
+    )
     try:
         run = row_run(row)
-        metrics = compare(run, row)
+        refused = replace(refused, arch="MoE" if run.model.is_moe or run.model.peer else "dense")
+        metrics, breakdown = compare(run, row)
     except SimulatorError as error:
-        return Row(**common, reason=str(error) or type(error).__name__, facts=facts)
-    if not metrics:
-        return Row(**common, reason="nothing measured that the simulator predicts", facts=facts)
-    return Row(**common, metrics=metrics, facts=facts)
+        return replace(refused, reason=str(error) or type(error).__name__)
+    return replace(refused, reason="", metrics=metrics, breakdown=breakdown) if metrics else refused
 
 
-def compare(run: Run, row: Mapping[str, str]) -> dict[str, Comparison]:
-    """Predictions of what the row measured."""
+def compare(run: Run, row: Mapping[str, str]) -> tuple[dict[str, Comparison], Mapping[str, float]]:
+    """Predictions of what the row measured, and the predicted step's seconds by item."""
     from simulator.predictions import predict
 
     measured = {
@@ -234,8 +248,13 @@ def compare(run: Run, row: Mapping[str, str]) -> dict[str, Comparison]:
     }
     if run.kind == "training":
         derive_step_time(run, measured)
-    predicted = predict(run)
-    return {name: Comparison(predicted[name], value) for name, value in measured.items() if name in predicted and value > 0}
+    prediction = predict(run)
+    metrics = {
+        name: Comparison(prediction.numbers[name], value)
+        for name, value in measured.items()
+        if name in prediction.numbers and value > 0
+    }
+    return metrics, prediction.breakdown
 
 
 def _measurement(path: str, text: str) -> float:
