@@ -1,4 +1,5 @@
-"""A result with what a reader asks next: what would help, what if an assumption is wrong, were runs like it predicted well."""
+"""A result with what a reader asks next: what would help, what if an assumption is wrong, were runs like it predicted
+well."""
 
 from __future__ import annotations
 

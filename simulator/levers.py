@@ -35,7 +35,7 @@ def find_levers(run: Run, result: Result) -> list[Lever]:
         delta = seconds - base
         levers.append(
             Lever(
-                kind=kind,  # type: ignore[arg-type]
+                kind=kind,
                 label=label,
                 path=path,
                 change=change,

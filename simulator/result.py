@@ -66,7 +66,8 @@ class Memory(Record):
 
 
 class Energy(Record):
-    """Joules of one step (training), one batch (inference); `facility` is the surcharge of power delivery and cooling."""
+    """Joules of one step (training), one batch (inference); `facility` is the surcharge of power delivery and
+    cooling."""
 
     compute: Number
     memory: Number
@@ -140,9 +141,11 @@ class Span(Record):
 
 
 class Timeline(Record):
-    """When each stage computes. `blocks` holds the operators of one chunk of each (stage, phase), by 'stage/phase/chunk'.
+    """When each stage computes. `blocks` holds the operators of one chunk of each (stage, phase), by
+    'stage/phase/chunk'.
 
-    Of a deep pipeline the chunks and blocks of some stages are kept: the first, the last and evenly spaced ones between.
+    Of a deep pipeline the chunks and blocks of some stages are kept: the first, the last and evenly spaced ones
+    between.
     """
 
     stages: int

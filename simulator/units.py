@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
-from quantiphy import Quantity, QuantiPhyError
+from quantiphy import QuantiPhyError, Quantity
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 HOUR, DAY = 3600.0, 86400.0
@@ -84,9 +84,7 @@ def _number(number: str, text: str, dimension: str, example: str) -> float:
 def _reader(dimension: str, *, zero: bool) -> Callable[[object], float]:
     def read(value: object) -> float:
         if not isinstance(value, str):
-            raise ValueError(
-                f"{value!r} has no unit; a {dimension} is written like '{_EXAMPLES[dimension]}'"
-            )
+            raise ValueError(f"{value!r} has no unit; a {dimension} is written like '{_EXAMPLES[dimension]}'")
         number = parse(value, dimension)
         if number < 0 or (number == 0 and not zero):
             raise ValueError(f"'{value}' must be {'at least' if zero else 'above'} 0")

@@ -1,5 +1,4 @@
-"""Replaying published measurements: every row of a table becomes a run, and what it predicts is held against what was
-measured.
+"""Replaying published measurements: every row of a table becomes a run; predictions are held against what was measured.
 
 A row's columns are dotted paths of a run; `measured.*` are what was published. Nothing measured feeds a prediction of
 the same row. Rows that can't be built are listed with the reason and counted, never dropped.

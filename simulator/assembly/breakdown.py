@@ -14,7 +14,8 @@ from simulator.result import Basis, BreakdownItem, Communication, Exposure, Numb
 def mean_items(timeline: StepTimeline, micro_batches: int) -> tuple[dict[str, float], dict[str, float]]:
     """(exposed, hidden) seconds by item, mean over stages; the exposed ones sum to the step's duration.
 
-    Waiting that even the busiest stage has is the pipeline's filling and draining; what the others wait beyond is unevenness.
+    Waiting that even the busiest stage has is the pipeline's filling and draining; what the others wait beyond is
+    unevenness.
     """
     exposed: dict[str, float] = {}
     hidden: dict[str, float] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 from simulator import __version__
 from simulator.assembly import uncertainty as u
@@ -20,8 +21,8 @@ from simulator.spec.run import Run
 from simulator.units import GIB
 
 FLOPS_ACCOUNTING = (
-    "Model FLOPs: 2 per weight a token meets and 2 per product of causal attention counted once, three passes in training; "
-    "MFU divides them by the dense peak of the compute precision. Hardware FLOPs add what is recomputed."
+    "Model FLOPs: 2 per weight a token meets and 2 per product of causal attention counted once, three passes in "
+    "training; MFU divides them by the dense peak of the compute precision. Hardware FLOPs add what is recomputed."
 )
 
 
@@ -171,12 +172,16 @@ _PASS = re.compile(r" (dgrad|wgrad|grad|input|grad input)$")
 """What an operator's backward parts add to its name."""
 
 
-def _bound(machine: Machine, work: object, flops: float, moved: float, seconds: float) -> str:  # type: ignore[return]
+Bound = Literal["compute", "memory", "network", "latency"]
+
+
+def _bound(machine: Machine, work: object, flops: float, moved: float, seconds: float) -> Bound:
     """What sets an operator's time: the larger of its compute and memory time, or neither where both are small."""
     if isinstance(work, Collective):
         return "network"
-    peaked = isinstance(work, Gemm | WeightGrad | Attention)
-    compute = flops / machine.hardware.device.peak_for(work.precision) if peaked else 0.0
+    compute = 0.0
+    if isinstance(work, Gemm | WeightGrad | Attention):
+        compute = flops / machine.hardware.device.peak_for(work.precision)
     memory = moved / machine.memory_bandwidth
     if max(compute, memory) < LATENCY_SHARE * seconds:
         return "latency"

@@ -43,7 +43,11 @@ def assemble_inference(batch: Batch) -> Result:
             "touched_parameters": Number.exact(_touched(b)),
             "dropped_token_fraction": Number.exact(b.load.dropped_fraction) if b.load else None,
             "breakdown": breakdown_items(
-                {**decode.spent.exposed, "engine": batch.step_overhead}, {}, evidence.errors, evidence.model, evidence.basis
+                {**decode.spent.exposed, "engine": batch.step_overhead},
+                {},
+                evidence.errors,
+                evidence.model,
+                evidence.basis,
             ),
             "memory_by_stage": memory_by_stage(batch.memory),
             "operators": operator_rows(costed, stages, figures.tpot, evidence.errors),

@@ -43,7 +43,7 @@ def _matrices(b: Build, stages: Sequence[StageTotals]) -> tuple[Matrix, Matrix]:
     per_stage = max(1, nodes // layout.pp)
     inner: Amounts = {}
     outer: Amounts = {}
-    collectives = {id(totals): _collectives(b, totals) for totals in stages}
+    collectives = {key: _collectives(b, totals) for key, totals in {id(totals): totals for totals in stages}.items()}
     for work, times, stride in collectives[id(stages[0])]:
         inside, _ = sent_bytes(work)
         reach = min(work.group.per_domain, domain // max(1, stride) or 1)

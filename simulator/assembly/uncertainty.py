@@ -1,7 +1,8 @@
 """Intervals: how wrong each kind of cost may be, and what that makes of a sum.
 
 Errors of one kind of operator are shared by all its calls and layers, so they add linearly within a kind and in
-quadrature between kinds. On top comes the model's own error: what it leaves out of a framework's behaviour, the same for
+quadrature between kinds. On top comes the model's own error: what it leaves out of a framework's behaviour, the same
+for
 everything in a step. Intervals are symmetric in the logarithm: value x exp(+-1.645 sigma).
 """
 
@@ -18,7 +19,8 @@ Z90 = 1.645
 # Relative error of what is not an operator: waiting follows from the rest, the host and noise are fitted.
 HOST_ERROR, NOISE_ERROR = 0.5, 0.5
 MODEL_ERROR = {"dense": 0.045, "moe": 0.085}
-"""Standard deviation of log(predicted/measured) beyond operator errors, on workloads/validation/training.csv (quality A)."""
+"""Standard deviation of log(predicted/measured) beyond operator errors, on workloads/validation/training.csv (quality
+A)."""
 INFERENCE_FACTOR = 1.5
 """Inference engines differ more from each other than training stacks do."""
 MEMORY_ERROR = 0.05

@@ -65,9 +65,7 @@ def largest_concurrency(run: Run, b: Build) -> int:
     assert run.inference is not None
     capacity = run.hardware.device.memory.capacity * run.defaults.memory_fraction
     per_sequence = kv_bytes_per_token(run, b.layout) * (run.inference.isl + run.inference.osl)
-    room = min(
-        capacity - stage.parameters - stage.activations - stage.buffers for stage in inference_memory(b)
-    )
+    room = min(capacity - stage.parameters - stage.activations - stage.buffers for stage in inference_memory(b))
     return max(0, int(room / per_sequence)) * b.layout.dp
 
 

@@ -1,6 +1,7 @@
 """Seconds of compute operators, as arrays.
 
-GEMM: t = t0 + tk min(K, 8192)/4096 + [(F/R)^p + (B/(em BW))^p]^(1/p), the p-norm of its compute and memory time. Fitted on
+GEMM: t = t0 + tk min(K, 8192)/4096 + [(F/R)^p + (B/(em BW))^p]^(1/p), the p-norm of its compute and memory time.
+Fitted on
 12 million published kernel timings; the linear term in K is capped, since uncapped it misses long K by 160 %.
 Attention: the same norm with a rate that saturates with sequence length and head dimension.
 HBM-bound operators: bytes over a fraction of the bandwidth.
@@ -28,7 +29,8 @@ HEAD_HALF, HEAD_REFERENCE = 24.0, 128.0
 ATTENTION_NORM = 2.0
 ACTIVATION_BYTES = 2.0
 DECODE_EFFICIENCY = 0.82
-"""Fraction of HBM bandwidth decode attention reaches on caches beyond the L2 (published kernel timings, H100 and B200)."""
+"""Fraction of HBM bandwidth decode attention reaches on caches beyond the L2 (published kernel timings, H100 and
+B200)."""
 
 
 def gemm_seconds(works: Sequence[tuple[Machine, Gemm | WeightGrad]]) -> Array:

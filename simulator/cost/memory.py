@@ -1,8 +1,11 @@
 """Peak memory of one GPU of each pipeline stage in training, bytes by component.
 
-Parameters, gradients and optimizer states follow from what a rank holds and how ZeRO shards it; activations from what each
-module keeps for its backward pass, times the micro-batches in flight; buffers from the largest transient tensors. Without
-fused attention the counts are those of Korthikanti et al. (arXiv 2205.05198, equations 1-4); with it, those of the modules
+Parameters, gradients and optimizer states follow from what a rank holds and how ZeRO shards it; activations from what
+each
+module keeps for its backward pass, times the micro-batches in flight; buffers from the largest transient tensors.
+Without
+fused attention the counts are those of Korthikanti et al. (arXiv 2205.05198, equations 1-4); with it, those of the
+modules
 as Megatron Core and FSDP2 keep them.
 """
 
@@ -20,7 +23,8 @@ BF16, FP32 = 2.0, 4.0
 WORKSPACE_BYTES = 0.3 * GIB
 """cuBLAS workspaces and small persistent buffers inside the allocator (SimuMax's measured B200 runs)."""
 CONTEXT_BYTES = 1.5 * GIB
-"""CUDA context, NCCL channels and kernel images outside the allocator: typical nvidia-smi excess of an 8-rank H100 job."""
+"""CUDA context, NCCL channels and kernel images outside the allocator: typical nvidia-smi excess of an 8-rank H100
+job."""
 FRAGMENTATION = 0.03
 """Of activations and buffers: blocks the caching allocator can't reuse (assumed, expandable segments on)."""
 
@@ -144,7 +148,8 @@ def _attention_bytes(b: Build, dropped: frozenset[str]) -> float:
     s, model, layout = b.shapes, b.run.model, b.layout
     tp, hidden, heads = layout.tp, model.hidden_size, model.num_attention_heads
     norms = 0.0 if "layernorm" in dropped else 4.0
-    if layout.settings.attention == "unfused":  # arXiv 2205.05198: 11 sbh + 5 a s^2 b for the attention block and its norm
+    if layout.settings.attention == "unfused":
+        # arXiv 2205.05198: 11 sbh + 5 a s^2 b for the attention block and its norm
         scores = 0.0 if "core_attn" in dropped else 5.0 * heads * s.context
         outside = 5.0 * hidden / layout.sequence_split
         return s.tokens * (outside + (8.0 * hidden + scores) / tp)

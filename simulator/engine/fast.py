@@ -8,7 +8,7 @@ ranks that differ; `certificate` says whether the first can have happened.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log2
 
@@ -75,7 +75,7 @@ def execute_many(points: Sequence[tuple[CostedGraph, int]]) -> list[StepTimeline
     ]
 
 
-def task_times(timeline: StepTimeline, micro_batches: int, schedule: str, stages: Sequence[int]) -> list[Placed]:
+def task_times(timeline: StepTimeline, micro_batches: int, schedule: str, stages: Sequence[int]) -> Iterator[Placed]:
     """Forward and backward tasks of some stages with start and end, for drawing."""
     return place(timeline.times, micro_batches, schedule, stages)
 

@@ -7,7 +7,7 @@ schedules are folded, evaluated for as many rounds as that takes and extended by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -40,16 +40,13 @@ class Placed(NamedTuple):
     end: float
 
 
-def place(times: Times, micro_batches: int, kind: str, stages: Sequence[int]) -> list[Placed]:
+def place(times: Times, micro_batches: int, kind: str, stages: Sequence[int]) -> Iterator[Placed]:
     """The tasks of some stages with start and end. Raises DeadlockError where the order can't be run."""
     schedule = schedule_of(kind, len(times.forward), len(times.forward[0]), micro_batches)
     chosen = np.isin(schedule.stage, stages)
     columns = (schedule.stage, schedule.forward, schedule.chunk, schedule.micro_batch, _ends(schedule, [times])[:, 0])
-    tasks = zip(*(column[chosen].tolist() for column in columns), strict=True)
-    return [
-        Placed(s, forward, c, i, end - (times.forward if forward else times.backward)[s][c], end)
-        for s, forward, c, i, end in tasks
-    ]
+    for s, forward, c, i, end in zip(*(column[chosen].tolist() for column in columns), strict=True):
+        yield Placed(s, forward, c, i, end - (times.forward if forward else times.backward)[s][c], end)
 
 
 FIRST_ROUNDS = 4

@@ -101,7 +101,8 @@ def build_graph(b: Build) -> OperatorGraph:
 def rank_of(b: Build) -> Rank:
     """What the programs of a rank follow from, everything else blanked.
 
-    Runs that differ only in what is blanked share their programs. What a program comes to need must be let through here:
+    Runs that differ only in what is blanked share their programs. What a program comes to need must be let through
+    here:
     a blank is 0, so that reading one fails or shows.
     """
     layout, settings = b.layout, b.layout.settings

@@ -52,7 +52,8 @@ def fullest_rank(experts: int, top_k: int, skew: float, ranks: int) -> float:
 def served_load(
     experts: int, top_k: int, *, skew: float, tokens: float, ep: int, imbalance: float | None
 ) -> ExpertLoad:
-    """The fullest of `ep` expert ranks when `tokens` are routed together; `imbalance` overrides what popularity implies."""
+    """The fullest of `ep` expert ranks when `tokens` are routed together; `imbalance` overrides what popularity
+    implies."""
     fullest = fullest_rank(experts, top_k, skew, ep) if imbalance is None else imbalance
     sent = tokens * top_k
     rows = sent / ep * fullest

@@ -2,7 +2,8 @@
 
 A layer's forward or backward pass is a *program*: operators in issue order on the compute stream, with
 communication that must finish before the next operator among them, and *background* communication that runs beside them
-(prefetches, overlapped collectives) and is waited for at the program's end. A *chunk* is a list of programs with counts:
+(prefetches, overlapped collectives) and is waited for at the program's end. A *chunk* is a list of programs with
+counts:
 what one pipeline stage does for one micro-batch. Symmetric ranks are folded: a stage stands for all its replicas.
 """
 

@@ -49,7 +49,8 @@ class Pass:
 def serving_split(run: Run) -> Run:
     """The run with attention and expert parallelism as serving engines mean them.
 
-    An instance is the larger of tp and ep. Attention is cut over all of it (an engine told ep alone cuts attention by tp),
+    An instance is the larger of tp and ep. Attention is cut over all of it (an engine told ep alone cuts attention by
+    tp),
     or over instance / dp_attention; experts by ep, and each by what is left of the instance. Raises InfeasibleError.
     """
     split = run.parallelism
@@ -109,7 +110,8 @@ def _load(run: Run, s: Shapes) -> ExpertLoad | None:
 
 
 def kv_precision(run: Run) -> str:
-    """Precision of the KV cache: stated, or that of a checkpoint quantised for an engine that follows it, or 16 bits."""
+    """Precision of the KV cache: stated, or that of a checkpoint quantised for an engine that follows it, or 16
+    bits."""
     assert run.inference is not None
     follows = run.defaults.kv_follows_weights and element_bytes(run.inference.precision) <= 1.0 + 1 / 16
     return run.inference.kv_cache_precision or ("fp8" if follows else "bf16")
@@ -123,7 +125,8 @@ def build_inference(b: Build, step: Pass | None = None) -> OperatorGraph:
     layers = layers_of(run)
     chunks = split_layers(len(layers), layout.pp, 1, pads=False)
     programs: dict[Layer | str, Program] = {
-        layer: Program(f"{layer.kind} layer", phase, tuple(step_layer(b, layer, step))) for layer in dict.fromkeys(layers)
+        layer: Program(f"{layer.kind} layer", phase, tuple(step_layer(b, layer, step)))
+        for layer in dict.fromkeys(layers)
     }
     programs["embedding"] = Program("embedding", phase, tuple(embedding(b.shapes)))
     programs["head"] = Program("logits", phase, tuple(head(b.shapes, tokens=b.shapes.sequences)))

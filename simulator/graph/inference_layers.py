@@ -22,7 +22,8 @@ from simulator.spec.parameters import mean_keys
 WEIGHT_ONLY = frozenset({"int4", "mxfp4"})
 """Formats of weights alone: served with 16-bit activations."""
 FUSED_NORM_BYTES = 7.0
-"""Per element of norm and residual in one kernel: reads two bf16, writes the residual and the (often quantised) result."""
+"""Per element of norm and residual in one kernel: reads two bf16, writes the residual and the (often quantised)
+result."""
 ROPE_BYTES = 8.0
 """Per element of query and key: reads and writes bf16 around the rotation, writes the cache."""
 TOP_K_BYTES = 8.0
@@ -41,7 +42,8 @@ class Widths(NamedTuple):
 def widths_of(model: ModelSpec, precision: str, device: Device) -> Widths:
     """How a checkpoint in that precision is stored and computed.
 
-    Where the device lacks the arithmetic, weights expand to bf16 on the way in. Four-bit checkpoints of MoE models quantise
+    Where the device lacks the arithmetic, weights expand to bf16 on the way in. Four-bit checkpoints of MoE models
+    quantise
     the experts alone.
     """
     native = precision not in WEIGHT_ONLY and device.supports(precision)
@@ -102,7 +104,8 @@ def _latent_projections(s: Shapes, widths: Widths) -> list[Operator]:
 
 
 def decode_core(s: Shapes, window: int | None, sequences: float, context: float) -> list[Operator]:
-    """One query of each sequence against its cache of `context` tokens. MLA works in the latent space (absorbed form)."""
+    """One query of each sequence against its cache of `context` tokens. MLA works in the latent space (absorbed
+    form)."""
     if sequences == 0:
         return []
     model, tp = s.model, s.layout.tp
@@ -115,14 +118,23 @@ def decode_core(s: Shapes, window: int | None, sequences: float, context: float)
         flops = 2.0 * sequences * heads * keys * (2 * rank + (model.qk_rope_head_dim or 0))
         into = Gemm(sequences * heads, rank, nope, "bf16", heads)
         out = Gemm(sequences * heads, value, rank, "bf16", heads)
-        parts = [Operator("absorb query", "attention_projection", into), Operator("absorb value", "attention_projection", out)]
+        parts = [
+            Operator("absorb query", "attention_projection", into),
+            Operator("absorb value", "attention_projection", out),
+        ]
         head_dim = float(rank)
     else:
         width = 2.0 * max(model.kv_dim / tp, model.head_dim)
         head_dim = float(model.head_dim)
         flops = 4.0 * sequences * heads * keys * head_dim
     work = Attention(
-        flops, sequences * keys * width * s.kv_bytes, keys, head_dim, "forward", s.layout.settings.attention, decode=True
+        flops,
+        sequences * keys * width * s.kv_bytes,
+        keys,
+        head_dim,
+        "forward",
+        s.layout.settings.attention,
+        decode=True,
     )
     return [*parts, Operator("decode attention", "attention_core", work)]
 
@@ -138,7 +150,14 @@ def prompt_core(s: Shapes, window: int | None, widths: Widths, prompts: float, l
     if model.is_mla:
         nope, value = model.qk_nope_head_dim or 0, float(model.v_head_dim or 0)
         query = float(nope + (model.qk_rope_head_dim or 0))
-        up = gemm("key-value up", "attention_projection", tokens, heads * (nope + value), model.kv_lora_rank or 0, widths.dense)
+        up = gemm(
+            "key-value up",
+            "attention_projection",
+            tokens,
+            heads * (nope + value),
+            model.kv_lora_rank or 0,
+            widths.dense,
+        )
         parts.append(up)
         kv_width = heads * (query + value)
     else:
@@ -151,7 +170,9 @@ def prompt_core(s: Shapes, window: int | None, widths: Widths, prompts: float, l
     return [*parts, Operator("prompt attention", "attention_core", work)]
 
 
-def dense_ffn(s: Shapes, widths: tuple[str, str], width: float, *, gated: bool, split: int, name: str = "ffn") -> list[Operator]:
+def dense_ffn(
+    s: Shapes, widths: tuple[str, str], width: float, *, gated: bool, split: int, name: str = "ffn"
+) -> list[Operator]:
     """Up (and gate), activation, down: columns divided by `split`."""
     gates, local, hidden = (2 if gated else 1), width / split, s.model.hidden_size
     return [

@@ -66,7 +66,8 @@ def all_to_all(s: Shapes, name: str, load: ExpertLoad, element: float = ACTIVATI
 
     The plain dispatcher sends a copy for every selected expert. DeepEP and HybridEP send one to each distinct remote
     domain over the network, to the rank of the same place, which forwards it inside to each distinct rank but itself:
-    a rank forwards for the others as many copies as they do for it. With node-limited routing (arXiv 2412.19437, section
+    a rank forwards for the others as many copies as they do for it. With node-limited routing (arXiv 2412.19437,
+    section
     2.1.2) a token reaches `topk_group` domains at most.
     """
     layout, model = s.layout, s.model
@@ -104,7 +105,9 @@ def experts(s: Shapes, load: ExpertLoad) -> list[Operator]:
 
     def grouped(name: str, n: float, k: float) -> list[Operator]:
         passes = (
-            [Operator(f"{name} quantise", "elementwise", Traffic(rows * k * quantise), module="moe")] if quantise else []
+            [Operator(f"{name} quantise", "elementwise", Traffic(rows * k * quantise), module="moe")]
+            if quantise
+            else []
         )
         work = Gemm(rows, n, k, s.precision, load.touched, stored, size, ACTIVATION_BYTES, scheduler)
         return [*passes, Operator(name, "expert_gemm", work, module="moe")]

@@ -110,7 +110,8 @@ class WeightGrad(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """A fused attention kernel. `flops` is the work done (causal and window counted once), `seq` keys per query block."""
+    """A fused attention kernel. `flops` is the work done (causal and window counted once), `seq` keys per query
+    block."""
 
     flops: float
     bytes: float

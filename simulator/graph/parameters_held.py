@@ -29,7 +29,8 @@ def stage_held(
 ) -> tuple[float, float]:
     """The same for all layers of a stage, with the embedding on the first and norm and head on the last.
 
-    `layers` are those of the stage, or how many of each it has. A tied head is a second copy of the embedding where both
+    `layers` are those of the stage, or how many of each it has. A tied head is a second copy of the embedding where
+    both
     lie on different stages.
     """
     dense = expert = 0.0

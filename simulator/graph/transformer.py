@@ -23,8 +23,10 @@ RESIDUAL_BYTES = 6.0
 ROPE_BYTES = 4.0
 """Per rotated element: reads and writes bf16."""
 EAGER_RMSNORM_BYTES, EAGER_ROPE_BYTES = 36.0, 20.0
-"""The same as chains of torch operators through fp32: to float (6), square (8), mean (4), scale (8), back (6), weight (4)
-for an RMSNorm; to float (6), complex product (8), back (6) for a rotation. LayerNorm is one kernel in eager torch too."""
+"""The same as chains of torch operators through fp32: to float (6), square (8), mean (4), scale (8), back (6), weight
+(4)
+for an RMSNorm; to float (6), complex product (8), back (6) for a rotation. LayerNorm is one kernel in eager torch
+too."""
 SCORE_BYTES_FORWARD, SCORE_BYTES_BACKWARD = 10.0, 14.0
 """Per attention score without a fused kernel: scale, mask, softmax, dropout with its mask (Megatron-LM 2021)."""
 EAGER_FACTOR = 1.4
@@ -95,7 +97,8 @@ def residual(s: Shapes, name: str) -> Operator:
 
 
 def tensor_collective(s: Shapes, name: str, kind: str) -> list[Operator]:
-    """all_gather before a tensor-parallel region, reduce_scatter after it; one all_reduce without sequence parallelism."""
+    """all_gather before a tensor-parallel region, reduce_scatter after it; one all_reduce without sequence
+    parallelism."""
     layout = s.layout
     if layout.tp == 1:
         return []
@@ -140,7 +143,10 @@ def _projections(s: Shapes) -> list[Operator]:
 def _mla_projections(s: Shapes) -> list[Operator]:
     """Multi-head latent attention (arXiv 2405.04434 section 2.1): low-rank queries, keys and values."""
     model, tp = s.model, s.layout.tp
-    assert model.kv_lora_rank and model.qk_nope_head_dim and model.qk_rope_head_dim and model.v_head_dim
+    assert model.kv_lora_rank
+    assert model.qk_nope_head_dim
+    assert model.qk_rope_head_dim
+    assert model.v_head_dim
     heads = model.num_attention_heads / tp
     query = model.qk_nope_head_dim + model.qk_rope_head_dim
     latent = model.kv_lora_rank + model.qk_rope_head_dim
@@ -167,7 +173,10 @@ def _core(s: Shapes, window: int | None, *, causal: bool) -> list[Operator]:
     model, layout = s.model, s.layout
     heads = model.num_attention_heads / layout.tp
     if model.is_mla:
-        assert model.kv_lora_rank and model.qk_nope_head_dim and model.qk_rope_head_dim and model.v_head_dim
+        assert model.kv_lora_rank
+        assert model.qk_nope_head_dim
+        assert model.qk_rope_head_dim
+        assert model.v_head_dim
         query_dim = float(model.qk_nope_head_dim + model.qk_rope_head_dim)
         value_dim = float(model.v_head_dim)
     else:
@@ -200,7 +209,7 @@ def _decode_core(s: Shapes, window: int | None, heads: float, query_dim: float, 
     model = s.model
     keys = s.context if window is None else min(window, s.context)
     if model.is_mla:
-        assert model.kv_lora_rank and model.qk_rope_head_dim
+        assert model.kv_lora_rank
         width = float(model.kv_lora_rank + model.qk_rope_head_dim)  # every rank reads the whole latent
         flops = 2.0 * s.tokens * heads * keys * (2 * model.kv_lora_rank + model.qk_rope_head_dim)
     else:
@@ -232,7 +241,10 @@ def _context_exchange(s: Shapes) -> list[Operator]:
     size = s.tokens * layout.cp * _key_value_width(s) * ACTIVATION_BYTES
     return [
         Operator(
-            "key-value exchange", "context_parallel", Collective("all_gather", size, layout.context_group), module="ring"
+            "key-value exchange",
+            "context_parallel",
+            Collective("all_gather", size, layout.context_group),
+            module="ring",
         )
     ]
 
@@ -270,13 +282,17 @@ def head(s: Shapes, *, tokens: float | None = None) -> list[Operator]:
     size = element_bytes(precision)
     parts = [norm(s, "final norm"), *tensor_collective(s, "logits all-gather", "all_gather")]
     parts.append(
-        Operator("logits", "logits", Gemm(rows, vocab, s.model.hidden_size, precision, 1.0, size, size, ACTIVATION_BYTES))
+        Operator(
+            "logits", "logits", Gemm(rows, vocab, s.model.hidden_size, precision, 1.0, size, size, ACTIVATION_BYTES)
+        )
     )
     if s.phase == "forward":
         parts.append(Operator("cross-entropy", "logits", Traffic(rows * vocab * s.loss_bytes / 2)))
     elif s.layout.tp > 1:
         group = Group(s.layout.tensor_group.size, s.layout.tensor_group.per_domain)
         parts.append(
-            Operator("logits all-gather", "tensor_parallel", Collective("all_gather", rows * vocab * s.layout.tp * 2, group))
+            Operator(
+                "logits all-gather", "tensor_parallel", Collective("all_gather", rows * vocab * s.layout.tp * 2, group)
+            )
         )
     return parts

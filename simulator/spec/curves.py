@@ -7,6 +7,7 @@ Peaks and bandwidths stay in the device's file; here are only fractions, latenci
 from __future__ import annotations
 
 from functools import lru_cache
+
 from simulator.result import Basis
 from simulator.spec.base import Spec, data_root, read_document, validate
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from pydantic import Field
 
-from simulator.spec.base import Spec, read_catalog, validate
+from simulator.spec.base import Spec, catalog, read_catalog, validate
 from simulator.spec.workload import AttentionKernel, CudaGraph, Dispatcher, Recompute, Sharding
 
 
@@ -51,7 +51,8 @@ class Framework(Spec):
     logits_bytes: float = 10.0
     """Peak bytes per logit element around the loss."""
     loss_bytes: float = 14.0
-    """Bytes moved per logit by the loss, forward and backward: about 14 fused on bf16 logits, 40 through fp32 copies."""
+    """Bytes moved per logit by the loss, forward and backward: about 14 fused on bf16 logits, 40 through fp32
+    copies."""
     balances_context: bool = True
     """Context-parallel ranks share causal attention evenly; else the last rank attends to nearly twice the mean."""
     host_speed: float = 1.0
@@ -85,11 +86,20 @@ class Framework(Spec):
     mixes_phases: bool = True
     """Serving: prompt and decode tokens share steps; else a step of prompts alone goes first."""
     reserves_output: bool = False
-    """Serving: a request is admitted only where its whole output fits into the KV cache; else the cache grows and preempts."""
+    """Serving: a request is admitted only where its whole output fits into the KV cache; else the cache grows and
+    preempts."""
     etp_follows_tp: bool = False
     """Experts are cut by tp unless etp is stated (stacks without parallel folding)."""
     pads_uneven_pipeline: bool = True
     """Embedding and loss count as layers where the layers plus two divide by the stages."""
+
+
+def engine_file(name: str, version: str | None) -> str:
+    """The catalog's file for an engine of that version: `trtllm-0.9` before `trtllm-0` before `trtllm`."""
+    parts = (version or "").split(".")
+    known = catalog("framework")
+    names = (f"{name}-{'.'.join(parts[:size])}" for size in (2, 1) if version)
+    return next((found for found in names if found in known), name)
 
 
 @lru_cache(maxsize=64)

@@ -15,11 +15,10 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from simulator.errors import SpecError
 from simulator.spec.base import Document, Spec, first_error, parse_document, read_document
-from simulator.spec.framework import Framework, read_framework
+from simulator.spec.framework import Framework, engine_file, read_framework
 from simulator.spec.hardware import Hardware
 from simulator.spec.model import ModelSpec, resolve_model
 from simulator.spec.workload import Economics, Execution, Inference, Parallelism, Routing, Training
-
 
 DEFAULT_ENGINE = "vllm"
 
@@ -80,7 +79,7 @@ class Run(Spec):
         if self.inference is None:
             return self.framework
         stated = self.framework if "framework" in self.model_fields_set else DEFAULT_ENGINE
-        return self.inference.framework or stated
+        return engine_file(self.inference.framework or stated, self.inference.framework_version)
 
 
 def with_field(run: Run, path: str, value: object) -> Run:

@@ -9,9 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from simulator.spec.base import Spec
 from simulator.units import CarbonPerEnergy, PriceOfEnergy, PricePerHour
 
-Precision = Literal[
-    "fp32", "tf32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4", "mxfp4", "int8", "int4"
-]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4", "mxfp4", "int8", "int4"]
 # Bytes of one stored element; the 4-bit and micro-scaled formats carry a scale per block of 16 (nvfp4) or 32 (mx).
 ELEMENT_BYTES: dict[str, float] = {
     "fp32": 4.0,
@@ -54,7 +52,9 @@ class Training(Spec):
     """Sequences per forward pass of one rank."""
     precision: Precision = "bf16"
     recompute: Recompute | None = None
-    recompute_modules: tuple[Literal["core_attn", "mlp", "moe_act", "layernorm", "mla_up_proj", "moe"], ...] | None = None
+    recompute_modules: tuple[Literal["core_attn", "mlp", "moe_act", "layernorm", "mla_up_proj", "moe"], ...] | None = (
+        None
+    )
     """What `selective` recomputes; the framework's choice where absent."""
     sharding: Sharding | None = None
     optimizer: Literal["adam", "adafactor", "sgd"] = "adam"
@@ -67,14 +67,17 @@ class Training(Spec):
 
 Lengths = Literal["fixed", "uniform_0.8_1"]
 CHAT_PROMPT_TOKENS = 256
-"""Prompt of an ordinary chat request, where a run states none (ShareGPT's first turns: a median of about 200 tokens)."""
+"""Prompt of an ordinary chat request, where a run states none (ShareGPT's first turns: a median of about 200
+tokens)."""
 
 
 class Inference(Spec):
     """Requests of `isl` prompt and `osl` output tokens each.
 
-    `batching: static` is one batch of `concurrency` prompts, decoded in lockstep. `continuous` keeps `concurrency` requests
-    in flight, each replaced as it finishes (a closed loop); with `request_rate` requests arrive at random at that rate; with
+    `batching: static` is one batch of `concurrency` prompts, decoded in lockstep. `continuous` keeps `concurrency`
+    requests
+    in flight, each replaced as it finishes (a closed loop); with `request_rate` requests arrive at random at that
+    rate; with
     `concurrency: max` all requests wait from the start and memory bounds how many are in flight.
     """
 
@@ -118,7 +121,8 @@ class Routing(Spec):
 
     balance: Literal["uniform"] = "uniform"
     skew: Annotated[float, Field(ge=0.0, le=3.0)] | None = None
-    """Zipf exponent of expert popularity in serving; 0 is even. Absent: that of ordinary text. Training takes `imbalance`."""
+    """Zipf exponent of expert popularity in serving; 0 is even. Absent: that of ordinary text. Training takes
+    `imbalance`."""
     imbalance: Annotated[float, Field(ge=1.0, le=1e6)] = 1.0
     """Rows of the fullest expert rank over the mean of all ranks; the slowest rank sets the time."""
     capacity_factor: Annotated[float, Field(gt=0, le=1e6)] | None = None
@@ -139,7 +143,8 @@ class Execution(Spec):
     p2p_overlap: bool | None = None
     attention: AttentionKernel | None = None
     communication_sms: Positive | None = None
-    """SMs that communication takes while it runs beside compute, beyond what the calibrated overlap holds; played with events."""
+    """SMs that communication takes while it runs beside compute, beyond what the calibrated overlap holds; played
+    with events."""
 
 
 class Economics(Spec):
@@ -163,7 +168,7 @@ class Parallelism(Spec):
     cp: Positive = 1
     ep: Positive = 1
     etp: Positive | None = None
-    """Tensor parallelism of the experts. Absent: equal to tp where ep is 1, else 1. PEER's single neurons are not cut."""
+    """Tensor parallelism of the experts. Absent: tp where ep is 1, else 1. PEER's single neurons are not cut."""
     sequence_parallel: bool | None = None
     dp_attention: int | bool | None = None
 
