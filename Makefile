@@ -6,12 +6,13 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 RUN    := mixtral-8x7b-64xh100
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench gallery clean
 help:
 	@echo "make demo   simulate $(RUN) and write its report"
 	@echo "make test   run the test suite"
 	@echo "make lint   check style and types"
 	@echo "make bench  time the simulator"
+	@echo "make gallery write the reports of all shipped runs to reports/gallery"
 	@echo "make clean  remove the virtual environment and caches"
 
 demo: $(VENV)/installed
@@ -29,6 +30,11 @@ lint: $(VENV)/installed-dev
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py
+
+gallery: $(VENV)/installed
+	for run in workloads/runs/*.yaml; do \
+	  $(BIN)/moesim run $$run --out reports/gallery/$$(basename $$run .yaml) || exit 1; \
+	done
 
 # What a user gets: the lower bounds of pyproject.toml decide, nothing is pinned.
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
