@@ -13,7 +13,7 @@ from simulator.engine.pipeline import Times, place, stage_ends
 def unfolded(times: Times, micro_batches: int, kind: str) -> list[float]:
     """The end of every stage's last task when all of them are placed."""
     stages = range(len(times.forward))
-    tasks = place(times, micro_batches, kind, stages)
+    tasks = list(place(times, micro_batches, kind, stages))
     return [max(t.end for t in tasks if t.stage == s) for s in stages]
 
 

@@ -82,7 +82,7 @@ def test_transfers_delay_the_fill_and_the_drain_and_the_middle_only_where_it_wai
 
 
 def test_tasks_carry_their_place() -> None:
-    tasks = place(uniform(2, 1, 1, 2), 2, "1f1b", [1])
+    tasks = list(place(uniform(2, 1, 1, 2), 2, "1f1b", [1]))
     assert sorted(tasks, key=lambda task: task.start) == [
         Placed(1, True, 0, 0, 1, 2),
         Placed(1, False, 0, 0, 2, 4),
@@ -95,7 +95,7 @@ def test_tasks_carry_their_place() -> None:
 def test_every_task_runs_once_after_what_it_needs(case: tuple[Times, int, str]) -> None:
     times, micro_batches, kind = case
     stages, chunks = len(times.forward), len(times.forward[0])
-    tasks = place(times, micro_batches, kind, range(stages))
+    tasks = list(place(times, micro_batches, kind, range(stages)))
     ends = {(t.forward, t.chunk * stages + t.stage, t.micro_batch): t.end for t in tasks}
     assert len(ends) == len(tasks) == 2 * stages * chunks * micro_batches
     last = stages * chunks - 1
