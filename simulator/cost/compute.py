@@ -26,7 +26,6 @@ SEQ_HALF_FORWARD, SEQ_HALF_BACKWARD = 600.0, 900.0
 """Sequence length at which attention reaches half of its long-sequence rate."""
 HEAD_HALF, HEAD_REFERENCE = 24.0, 128.0
 """Head dimension at which it reaches half, and the one its efficiency is quoted at."""
-ATTENTION_NORM = 2.0
 ACTIVATION_BYTES = 2.0
 DECODE_EFFICIENCY = 0.82
 """Fraction of HBM bandwidth decode attention reaches on caches beyond the L2 (published kernel timings, H100 and

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from simulator.errors import SpecError
 from simulator.spec.workload import Economics
-from simulator.units import HOUR
 
 WORLD_GRAMS_PER_KWH = 475.0
 """World mean carbon intensity of electricity (IEA, as bundled by codecarbon 3.3)."""
@@ -48,8 +47,3 @@ def _region_intensity(region: str) -> float:
 
         raise SpecError(f"unknown region '{region}'.{nearest(region, mix)}", path="economics.region")
     return float(mix[region]["carbon_intensity"])
-
-
-def hours(seconds: float) -> float:
-    """Seconds as hours."""
-    return seconds / HOUR
