@@ -12,7 +12,20 @@ from simulator.spec.base import data_root
 from simulator.spec.run import Run
 from simulator.validation import Validation, read_table, row_run
 
-COLUMNS = ("id", "name", "source", "device", "moe", "gpus", "active_parameters", "precision", "ratio", "low", "high")
+COLUMNS = (
+    "id",
+    "name",
+    "source",
+    "device",
+    "moe",
+    "gpus",
+    "active_parameters",
+    "precision",
+    "framework",
+    "ratio",
+    "low",
+    "high",
+)
 NEAREST = 8
 
 
@@ -38,6 +51,7 @@ def write_record(validation: Validation, path: Path) -> None:
             str(run.hardware.gpus),
             str(run.model.active_parameters),
             run.training.precision,
+            run.framework,
         )
         ratios = tuple(f"{value / measured:.4f}" for value in (predicted.value, predicted.low, predicted.high))
         kept[(row.facts.get("name", ""), *facts)] = (row.id, row.facts.get("name", ""), row.source, *facts, *ratios)
@@ -75,12 +89,13 @@ def nearest_precedents(run: Run) -> list[Precedent]:
 
 
 def _distance(run: Run, row: dict[str, str]) -> float:
-    """Dissimilarity: a different device, precision or kind of model counts as four doublings of size or GPUs."""
+    """Dissimilarity: a different device or kind of model counts as four doublings of size, precision or framework as two."""
     assert run.training is not None
     unlike = (
         (row["device"] != run.hardware.device.name)
         + (row["moe"] != str(run.model.is_moe))
         + 0.5 * (row["precision"] != run.training.precision)
+        + 0.5 * (row["framework"] != run.framework)
     )
     size = abs(log2(int(row["active_parameters"]) / run.model.active_parameters))
     gpus = abs(log2(int(row["gpus"]) / run.hardware.gpus))
