@@ -89,7 +89,7 @@ def nearest_precedents(run: Run) -> list[Precedent]:
 
 
 def _distance(run: Run, row: dict[str, str]) -> float:
-    """Dissimilarity: a different device or kind of model counts as four doublings of size, precision or framework as two."""
+    """Dissimilarity: a different device or kind of model counts as four doublings of size, precision or framework 2."""
     assert run.training is not None
     unlike = (
         (row["device"] != run.hardware.device.name)

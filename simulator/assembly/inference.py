@@ -68,7 +68,8 @@ def _touched(b: Build) -> float:
     model = b.run.model
     if b.load is None:
         return float(model.parameters if model.peer is None else model.active_parameters)
-    experts = model.num_moe_layers * (model.num_experts or 0) * counts.expert_parameters(model)
+    sets = model.num_moe_layers // model.experts_shared_layers
+    experts = sets * (model.num_experts or 0) * counts.expert_parameters(model)
     return model.parameters - experts * (1 - b.load.touched / b.load.local_experts)
 
 

@@ -48,7 +48,7 @@ BASIS_MEANINGS: Mapping[Basis, str] = {
     "measured": "This operator and shape was timed on this device.",
     "interpolated": "Between shapes that were timed on this device.",
     "extrapolated": "Outside the timed range; the interval is widened.",
-    "transferred": "Timed on another device and scaled by data-sheet ratios.",
+    "transferred": "Fitted on published timings of this or a related device, or scaled by data-sheet ratios.",
     "datasheet": "Vendor figure with a general efficiency; nothing measured.",
     "exact": "Counted, not estimated: parameters, FLOPs, bytes.",
 }

@@ -65,7 +65,7 @@ def sources_finding(result: Result) -> str:
     if not weak:
         return f"{lead}."
     worst = max(weak, key=lambda r: r.share_of_step)
-    how = {"extrapolated": "extrapolated", "transferred": "transferred from another device"}
+    how = {"extrapolated": "extrapolated", "transferred": "transferred from published timings"}
     end = how.get(worst.basis, "taken from a data sheet")
     part = numbers.round_share(worst.share_of_step)
     return f"{lead}. The largest {'other ' if timed else ''}part, {worst.kind} ({part}), is {end}."

@@ -165,7 +165,7 @@ def _caution(result: Result) -> str:
             weak[row.basis] = weak.get(row.basis, 0.0) + row.share_of_step
     if sum(weak.values()) <= 0.5:
         return ""
-    words = {"extrapolated": "extrapolated", "transferred": "transferred from another device"}
+    words = {"extrapolated": "extrapolated", "transferred": "transferred from published timings"}
     main = max(weak, key=lambda basis: weak[basis])
     how = words.get(main, "taken from data sheets")
     return f"Most of this figure is {how}; treat it as {numbers.plus_minus(base)}."
