@@ -65,7 +65,12 @@ class Run(Spec):
             raise ValueError(f"kind is {self.kind}, so the block '{self.kind}' is needed and no other work")
         if (self.inference is None) == (self.kind == "inference"):
             raise ValueError(f"kind is {self.kind}, so the block '{self.kind}' is needed and no other work")
-        read_framework(self.software)
+        try:
+            read_framework(self.software)
+        except SpecError as error:
+            if error.file is not None:
+                raise
+            raise SpecError(error.message, path="framework") from None
         return self
 
     @cached_property
