@@ -45,9 +45,9 @@ def assumptions(b: Build) -> list[Assumption]:
         rows.append(
             Assumption(
                 name="Expert load",
-                value="even" if run.routing.imbalance == 1 else f"fullest rank {run.routing.imbalance:g} x the mean",
-                path="routing.imbalance",
-                stated_by="run file" if "imbalance" in run.routing.model_fields_set else "default",
+                value=_expert_load(b),
+                path="routing.imbalance" if run.routing.balance == "uniform" else "routing.balance",
+                stated_by="run file" if run.routing.model_fields_set & {"imbalance", "balance"} else "default",
                 influence="the fullest rank sets the time of every MoE layer",
                 source="balanced routing, as benchmarks force it; natural routing is uneven",
             )
@@ -63,6 +63,16 @@ def assumptions(b: Build) -> list[Assumption]:
         )
     )
     return rows
+
+
+def _expert_load(b: Build) -> str:
+    """How uneven the expert ranks are."""
+    routing, load = b.run.routing, b.load
+    if routing.balance == "uniform" or load is None:
+        return "even" if routing.imbalance == 1 else f"fullest rank {routing.imbalance:g} x the mean"
+    kind = f"{routing.balance} {routing.skew:g}" if routing.counts is None else "measured counts"
+    fullest = load.rows / (load.sent_rows * b.layout.etp)
+    return f"{kind.replace('_', ' ')}: fullest rank {fullest:.2f} x the mean"
 
 
 def _words(value: object) -> str:
@@ -120,7 +130,7 @@ def not_modelled(b: Build) -> list[str]:
         "Other jobs on the same network",
         "Ranks slower than their neighbours, beyond the noise term",
     ]
-    if b.run.model.is_moe and b.run.routing.imbalance == 1:
+    if b.run.model.is_moe and b.run.routing.imbalance == 1 and b.run.routing.balance == "uniform":
         left_out.append("Uneven routing: every expert rank is given the same load")
     if b.run.model.num_nextn_predict_layers:
         left_out.append("Multi-token prediction modules")

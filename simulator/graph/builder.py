@@ -12,6 +12,7 @@ from simulator.graph.moe import ExpertLoad, expert_load
 from simulator.graph.operator import Collective, Group, HostTransfer, Operator, Traffic
 from simulator.graph.parallel import Layout, build_layout
 from simulator.graph.programs import BF16_BYTES, Rank, layer_operators, programs_of
+from simulator.graph.routing import routed_load
 from simulator.graph.transformer import ACTIVATION_BYTES, Shapes
 from simulator.spec.constants import Constants, read_constants
 from simulator.spec.run import Run
@@ -56,7 +57,12 @@ def prepare(run: Run, *, advise: bool = True) -> Build:
     )
     load = None
     if run.model.num_experts:
-        load = expert_load(shapes, run.routing.imbalance, run.routing.capacity_factor)
+        routing = run.routing
+        load = (
+            expert_load(shapes, routing.imbalance, routing.capacity_factor)
+            if routing.balance == "uniform"
+            else routed_load(shapes, routing)
+        )
     return Build(run, layout, shapes, load, read_constants())
 
 

@@ -119,15 +119,30 @@ class Inference(Spec):
 class Routing(Spec):
     """How tokens spread over experts."""
 
-    balance: Literal["uniform"] = "uniform"
+    balance: Literal["uniform", "zipf", "power_law", "counts"] = "uniform"
+    """Expert popularity in training: even, e^-skew by rank, drawn from a density x^-skew, or measured `counts`."""
     skew: Annotated[float, Field(ge=0.0, le=3.0)] | None = None
-    """Zipf exponent of expert popularity in serving; 0 is even. Absent: that of ordinary text. Training takes
-    `imbalance`."""
+    """Exponent of expert popularity; 0 is even. Absent in serving: that of ordinary text (Zipf)."""
+    counts: str | None = None
+    """A CSV of measured rows: columns expert,count or layer,expert,count."""
+    placement: Literal["as_numbered", "balanced"] = "as_numbered"
+    """Which rank holds which expert; `balanced` deals them by popularity, as load balancers do."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     imbalance: Annotated[float, Field(ge=1.0, le=1e6)] = 1.0
     """Rows of the fullest expert rank over the mean of all ranks; the slowest rank sets the time."""
     capacity_factor: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Rows an expert accepts over its fair share; excess tokens are dropped. None where nothing is capped."""
     dropless: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Routing:
+        if self.balance in ("zipf", "power_law") and self.skew is None:
+            raise ValueError(f"balance {self.balance} needs skew, such as 0.8")
+        if (self.balance == "counts") != (self.counts is not None):
+            raise ValueError("balance counts and a file of counts go together")
+        if self.balance != "uniform" and "imbalance" in self.model_fields_set:
+            raise ValueError(f"imbalance is stated, and balance {self.balance} implies another: drop one of them")
+        return self
 
 
 class Execution(Spec):
