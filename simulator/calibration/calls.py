@@ -7,6 +7,7 @@ it touches and how long ago each was last used, in bytes touched since: that dec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 FAR = 1e12
@@ -32,8 +33,6 @@ class Call(NamedTuple):
     kernel: str
     shape: Shape
     touches: tuple[Touch, ...]
-    gap: float = 0.0
-    """Bytes touched since this kernel last ran; 0 in a loop of its own."""
 
     @property
     def flops(self) -> float:
@@ -50,6 +49,24 @@ class Call(NamedTuple):
                 return share * products * 2.0 * s["batch"] * s["heads"] * s["queries"] * s["keys"] * s["head_dim"]
             case _:
                 return 0.0
+
+
+@dataclass
+class Trace:
+    """What one step issues, and what the host does around it."""
+
+    calls: list[Call] = field(default_factory=list)
+    views: int = 0
+    modules: int = 0
+    forward_on_tape: int = 0
+    """Operators of the forward pass recorded for the backward pass."""
+    backward: int = 0
+    """Operators of the backward pass."""
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of all matrix products and attention."""
+        return sum(call.flops for call in self.calls)
 
 
 class _Footprint(NamedTuple):
@@ -177,6 +194,8 @@ _FOOTPRINTS: Mapping[str, Callable[[str, Shape], _Footprint]] = {
     "sort": _sort,
     "retrieval": _none,
     "host": _none,
-    "sequence": _none,
     "sequence_member": _none,
+    "sequence_following": _none,
+    "sequence_before": _none,
+    "sequence_stretch": _none,
 }

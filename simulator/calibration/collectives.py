@@ -35,11 +35,13 @@ class CollectivePoint:
 
     op: CollectiveOp
     bytes: int
+    after_work: bool = False
+    """Ranks compute before it, and so arrive apart and asleep, as they do in a model."""
 
     @property
     def key(self) -> str:
         """The point's name in the journal."""
-        return f"{self.op}|{self.bytes}"
+        return f"{self.op}|{self.bytes}|{'after work' if self.after_work else 'alone'}"
 
 
 def points(kind: str, *, largest: int | None = None) -> Iterator[CollectivePoint]:
@@ -47,6 +49,7 @@ def points(kind: str, *, largest: int | None = None) -> Iterator[CollectivePoint
     size = SMALLEST
     while size <= (largest or LARGEST[kind]):
         yield from (CollectivePoint(op, size) for op in OPS)
+        yield CollectivePoint("all_to_all", size, after_work=True)
         size *= GROWTH
 
 
@@ -101,13 +104,33 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
     return float(seconds)
 
 
+def _work(device: torch.device) -> Callable[[], object]:
+    """About half a millisecond of products, as a layer before an exchange."""
+    x = torch.ones(128, 512, device=device)
+    weight = torch.ones(512, 512, device=device)
+    return lambda: torch.mm(x, weight)
+
+
+def _after_work(run: Callable[[], object], work: Callable[[], object], device: torch.device) -> list[float]:
+    """What a collective adds to work that precedes it; nothing where the noise of the work hides it."""
+
+    def both() -> None:
+        work()
+        run()
+
+    work()
+    alone = min(timed(work, device) for _ in range(TRIALS_PER_VISIT))
+    return [t - alone for t in (timed(both, device) for _ in range(TRIALS_PER_VISIT)) if t > alone]
+
+
 def measure_points(kind: str, file: Path, *, seconds: float, largest: int | None = None) -> None:
     """Measure all collectives in shuffled rounds on every rank; rank 0 keeps the journal."""
     device = join(kind)
     first = dist.get_rank() == 0
     header = {"ranks": dist.get_world_size(), "backend": dist.get_backend(), "version": str(torch.__version__)}
     journal = Journal(file if first else None, header)
-    chosen = {point.key: operation(point, device) for point in points(kind, largest=largest)}
+    chosen = {point.key: (point, operation(point, device)) for point in points(kind, largest=largest)}
+    work = _work(device)
     statistic: Literal["minimum", "median"] = "minimum" if kind == "cpu" else "median"
     end = time.monotonic() + seconds
     for turn in itertools.count():
@@ -118,8 +141,13 @@ def measure_points(kind: str, file: Path, *, seconds: float, largest: int | None
             break
         random.Random(turn).shuffle(plan[0])
         for key in plan[0]:
-            chosen[key]()
-            trials = [timed(chosen[key], device) for _ in range(TRIALS_PER_VISIT)]
-            journal.add(Visit(key, trials))
+            point, run = chosen[key]
+            run()
+            if point.after_work:
+                trials = _after_work(run, work, device)
+            else:
+                trials = [timed(run, device) for _ in range(TRIALS_PER_VISIT)]
+            if trials:
+                journal.add(Visit(key, trials))
     journal.close()
     dist.destroy_process_group()

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from simulator.calibration.calls import Call, looped
+from simulator.calibration.collectives_fit import fit_collectives
 from simulator.calibration.prices import (
     Array,
+    Curve,
     Family,
     Features,
     HostCosts,
@@ -31,7 +33,11 @@ from simulator.errors import CalibrationError
 if TYPE_CHECKING:
     import pandas as pd
 
-HOST_OPS = frozenset({"host", "sequence", "sequence_member", "retrieval"})
+HOST_OPS = frozenset(
+    {"host", "retrieval", "sequence_member", "sequence_following", "sequence_before", "sequence_stretch"}
+)
+NOTHING = 1e-7
+"""Seconds below which a kernel has run just before."""
 ROBUST = 0.1
 """Log error beyond which a point counts linearly."""
 PRIOR_E, PRIOR_P = (0.0, 0.7), (log(1.5), 0.3)
@@ -50,7 +56,7 @@ def fit_prices(table: pd.DataFrame, *, statistic: str) -> Prices:
     first = table.iloc[0] if len(table) else None
     if first is None or table[["device", "dtype"]].drop_duplicates().shape[0] != 1:
         raise CalibrationError("prices are fitted to the table of one device and one dtype")
-    rows = _rows(table)
+    rows = _rows(table[table["group_size"] == 1])
     kernels = [(call, seconds) for call, seconds in rows if call.op not in HOST_OPS]
     memory = fit_memory(kernels)
     families: dict[str, Family] = {}
@@ -58,7 +64,7 @@ def fit_prices(table: pd.DataFrame, *, statistic: str) -> Prices:
         members = [(call, seconds) for call, seconds in kernels if family_of(call) == name]
         families[name] = fit_family([c for c, _ in members], np.array([s for _, s in members]), memory)
     families = _share_runs(families)
-    without_host = Prices(
+    return Prices(
         device=first["device"],
         dtype=first["dtype"],
         library=first["library"],
@@ -67,9 +73,9 @@ def fit_prices(table: pd.DataFrame, *, statistic: str) -> Prices:
         statistic=statistic,  # type: ignore[arg-type]
         memory=memory,
         families=families,
-        host=HostCosts(view=0.0, module=0.0, forward_on_tape=0.0, backward=0.0, sequence=((1.0, 0.0),)),
+        host=fit_host(rows),
+        collectives=fit_collectives(table),
     )
-    return without_host.model_copy(update={"host": fit_host(rows, without_host)})
 
 
 def _share_runs(families: dict[str, Family]) -> dict[str, Family]:
@@ -221,7 +227,7 @@ def _pick(features: Features, which: Array) -> Features:
     return Features(terms, features.memory[which], features.coordinates[which])
 
 
-def fit_host(rows: Sequence[tuple[Call, float]], prices: Prices) -> HostCosts:
+def fit_host(rows: Sequence[tuple[Call, float]]) -> HostCosts:
     """Host costs from chains and sequences, less what their kernels take alone."""
     host = [call_and_seconds for call_and_seconds in rows if call_and_seconds[0].op == "host"]
 
@@ -240,36 +246,32 @@ def fit_host(rows: Sequence[tuple[Call, float]], prices: Prices) -> HostCosts:
         module=per_call("module"),
         forward_on_tape=forward,
         backward=backward,
-        sequence=fit_sequence(rows, prices.memory),
+        sequence=fit_sequence(rows),
+        stretch=fit_stretch(rows),
     )
 
 
-def fit_sequence(rows: Sequence[tuple[Call, float]], memory: MemoryLevels) -> tuple[tuple[float, float], ...]:
-    """(bytes since a kernel last ran, seconds it pays for that), from sequences less their members alone.
+def fit_sequence(rows: Sequence[tuple[Call, float]]) -> Curve:
+    """(seconds since a kernel last ran, seconds it pays for that), the mean over kernels that follow a product."""
+    alone = {call.kernel: seconds for call, seconds in rows if call.op == "sequence_member"}
+    lengths = {call.shape["before"]: seconds for call, seconds in rows if call.op == "sequence_before"}
+    costs: dict[float, list[float]] = {}
+    for call, seconds in rows:
+        if call.op == "sequence_following" and call.kernel in alone and call.shape["before"] in lengths:
+            costs.setdefault(lengths[call.shape["before"]], []).append(max(0.0, seconds - alone[call.kernel]))
+    if not costs:
+        return ((NOTHING, 0.0),)
+    # Costs can only grow with time; what noise says against it is levelled.
+    found = [(length, float(np.mean(each))) for length, each in sorted(costs.items())]
+    rising = np.maximum.accumulate([cost for _, cost in found])
+    return ((NOTHING, 0.0), *((length, float(cost)) for (length, _), cost in zip(found, rising, strict=True)))
 
-    Copies between the members also drive their operands from the caches; what that costs is taken off.
-    """
-    alone: dict[tuple[float, float], float] = {}
-    flush: dict[float, float] = {}
-    for call, seconds in rows:
-        if call.op == "sequence_member" and call.kernel == "flush":
-            flush[call.shape["bytes"]] = seconds
-        elif call.op == "sequence_member":
-            key = call.shape["rows"], call.shape["columns"]
-            alone[key] = alone.get(key, 0.0) + seconds
-    found: dict[float, list[float]] = {}
-    for call, seconds in rows:
-        if call.op != "sequence":
-            continue
-        size, key = call.shape["bytes"], (call.shape["rows"], call.shape["columns"])
-        if key not in alone or (size and size not in flush):
-            continue
-        count = call.shape["calls"]
-        touched = np.array([key[0] * key[1] * 4.0 * 3])
-        distance = size * count + touched * count
-        moved = float((memory.seconds(touched, distance) - memory.seconds(touched, touched))[0])
-        over = (seconds - alone[key]) / count - (flush[size] if size else 0.0) - moved
-        found.setdefault(size * count, []).append(max(0.0, over))
-    if not found:
-        raise CalibrationError("no sequence was measured")
-    return tuple((max(1.0, gap), float(np.mean(costs))) for gap, costs in sorted(found.items()))
+
+def fit_stretch(rows: Sequence[tuple[Call, float]]) -> Curve:
+    """(seconds of a step by its parts, factor on it): how stretches of equal products grow against one."""
+    times = {call.shape["rounds"]: seconds for call, seconds in rows if call.op == "sequence_stretch"}
+    if 1.0 not in times:
+        return ((NOTHING, 1.0),)
+    found = [(rounds * times[1.0], seconds / (rounds * times[1.0])) for rounds, seconds in sorted(times.items())]
+    rising = np.maximum.accumulate([factor for _, factor in found])
+    return tuple((length, float(factor)) for (length, _), factor in zip(found, rising, strict=True))

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from simulator.calibration.kernels_device import DeviceInfo, Operands
-from simulator.calibration.protocol import Statistic
+from simulator.calibration.protocol import Skip, Statistic
 from simulator.errors import CalibrationError
 from simulator.units import GIB
 
@@ -87,6 +87,10 @@ class CudaDevice:
         issued = time.perf_counter() - start
         torch.cuda.synchronize(self.torch_device)
         return issued / repeats
+
+    def seconds_after(self, before: Callable[[], object], run: Callable[[], object]) -> float:
+        """Not measured: kernels queue behind the host, so what came before one costs nothing."""
+        raise Skip("kernels of a GPU queue behind the host")
 
     def failure(self, error: Exception) -> str | None:
         """Why a point is skipped: no memory for it, or no such kernel on this GPU."""

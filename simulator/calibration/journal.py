@@ -114,6 +114,16 @@ class Journal:
                 ) from None
 
 
+def read_trials(file: Path) -> dict[str, list[float]]:
+    """The trials of a finished journal, by key."""
+    trials: dict[str, list[float]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines()[1:]:
+        found = json.loads(line)
+        if "seconds" in found:
+            trials.setdefault(found["key"], []).extend(found["seconds"])
+    return trials
+
+
 def _same(found: Mapping[str, object], wanted: Mapping[str, object], file: Path) -> None:
     for name in wanted:
         if found.get(name) != wanted[name]:

@@ -1,8 +1,9 @@
 """Points of what the host does around kernels: views, modules, automatic differentiation, and the cost of sequence.
 
 A kernel in a loop of its own finds its code, branches and data warm; in a model it comes after others. The sequence
-points run a row of small kernels one after another, whose times alone are points of their own; what is left over is
-the cost of sequence.
+points time small kernels right after products of several lengths, and alone: the difference is the cost of sequence,
+and does not depend on the size of the operands. Stretches of equal products tell how much longer a long step takes, at
+its best, than its parts at theirs.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from torch import nn
 
 from simulator.calibration.kernels_device import TorchDevice
 from simulator.calibration.protocol import Case
-from simulator.units import MIB
 
 CHAIN = 24
 """Calls whose cost is divided by their number."""
 CHAINS = (12, 24, 48)
 SMALL = 64 * 32
-SEQUENCE_SHAPES = ((32, 64), (16, 256))
-FLUSHES = (MIB // 16, MIB // 4, MIB, 8 * MIB)
-"""Bytes a copy between the kernels touches: what the rest of a model does to caches."""
+ROWS, COLUMNS = 32, 64
+"""Shape of the small operands whose kernels follow others."""
+WIDTH = 512
+BEFORE_ROWS = (4, 32, 128, 512)
+"""Rows of the product that goes before: some 30 us to several ms."""
+STRETCH_ROWS = 32
+STRETCHES = (1, 4, 12, 40, 120)
+"""Products in a row."""
 
 Chain = Literal["inference", "forward", "training"]
 
@@ -36,15 +41,14 @@ def host_cases(dtype: str) -> Iterator[Case]:
     for calls in CHAINS:
         for mode in ("inference", "forward", "training"):
             yield autograd(mode, calls, dtype=dtype)  # type: ignore[arg-type]
-    for rows, columns in SEQUENCE_SHAPES:
-        for kernel in SEQUENCE:
-            yield member(kernel, rows, columns, dtype=dtype)
-    for flush in FLUSHES:
-        yield flusher(flush, dtype=dtype)
-        for rows, columns in SEQUENCE_SHAPES:
-            yield sequence(flush, rows, columns, dtype=dtype)
-    for rows, columns in SEQUENCE_SHAPES:
-        yield sequence(0, rows, columns, dtype=dtype)
+    for kernel in SEQUENCE:
+        yield member(kernel, dtype=dtype)
+        for rows in BEFORE_ROWS:
+            yield following(kernel, rows, dtype=dtype)
+    for rows in BEFORE_ROWS:
+        yield before(rows, dtype=dtype)
+    for rounds in STRETCHES:
+        yield stretch(rounds, dtype=dtype)
 
 
 def launch(*, dtype: str) -> Case:
@@ -54,7 +58,7 @@ def launch(*, dtype: str) -> Case:
         x = device.operands().hot(1)
         return lambda: torch.add(x, x)
 
-    return Case("host", "launch", dtype, {"elements": 1}, build)
+    return Case("host", "launch", dtype, {"elements": 1}, build, clock="host")
 
 
 def view(*, dtype: str) -> Case:
@@ -70,7 +74,7 @@ def view(*, dtype: str) -> Case:
 
         return run
 
-    return Case("host", "view", dtype, {"calls": CHAIN}, build)
+    return Case("host", "view", dtype, {"calls": CHAIN}, build, clock="host")
 
 
 def module(*, dtype: str) -> Case:
@@ -85,7 +89,7 @@ def module(*, dtype: str) -> Case:
 
         return run
 
-    return Case("host", "module", dtype, {"calls": CHAIN}, build)
+    return Case("host", "module", dtype, {"calls": CHAIN}, build, clock="host")
 
 
 def autograd(mode: Chain, calls: int, *, dtype: str) -> Case:
@@ -105,12 +109,12 @@ def autograd(mode: Chain, calls: int, *, dtype: str) -> Case:
 
         return run
 
-    return Case("host", f"chain_{mode}", dtype, {"calls": calls}, build)
+    return Case("host", f"chain_{mode}", dtype, {"calls": calls}, build, clock="host")
 
 
-def _members(device: TorchDevice, rows: int, columns: int) -> dict[str, Callable[[], object]]:
+def _members(device: TorchDevice) -> dict[str, Callable[[], object]]:
     """Fourteen different kernels on small operands, each as it runs alone."""
-    operands = device.operands()
+    operands, rows, columns = device.operands(), ROWS, COLUMNS
     x, y = operands.hot(rows, columns), operands.hot(rows, columns)
     row, column = operands.hot(columns), operands.hot(rows, 1)
     weight, square = operands.hot(columns, columns).t(), operands.hot(columns, columns)
@@ -141,48 +145,53 @@ SEQUENCE = (
 )  # fmt: skip
 
 
-def member(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
+def member(kernel: str, *, dtype: str) -> Case:
     """One kernel of the sequence alone."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
-        return _members(device, rows, columns)[kernel]
+        return _members(device)[kernel]
 
-    return Case("sequence_member", kernel, dtype, {"rows": rows, "columns": columns}, build)
-
-
-def flusher(size: int, *, dtype: str) -> Case:
-    """The copy that stands between the kernels of a flushed sequence, alone."""
-
-    def build(device: TorchDevice) -> Callable[[], object]:
-        return _flush(device, size)
-
-    return Case("sequence_member", "flush", dtype, {"bytes": size}, build)
+    return Case("sequence_member", kernel, dtype, {"rows": ROWS, "columns": COLUMNS}, build, clock="host")
 
 
-def sequence(flush: int, rows: int, columns: int, *, dtype: str) -> Case:
-    """All of them one after another, with a copy of `flush` bytes before each."""
+def following(kernel: str, rows: int, *, dtype: str) -> Case:
+    """The same right after a product of `rows` rows, which has driven its code from the caches."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
-        members = _members(device, rows, columns)
-        runs = list(members.values())
-        between = _flush(device, flush) if flush else None
+        return _members(device)[kernel]
 
-        def run() -> None:
-            for each in runs:
-                if between is not None:
-                    between()
-                each()
+    def build_before(device: TorchDevice) -> Callable[[], object]:
+        return _product(device, rows)
 
-        return run
-
-    return Case(
-        "sequence", "mixed", dtype, {"calls": len(SEQUENCE), "rows": rows, "columns": columns, "bytes": flush}, build
-    )
+    shape = {"rows": ROWS, "columns": COLUMNS, "before": rows}
+    return Case("sequence_following", kernel, dtype, shape, build, before=build_before)
 
 
-def _flush(device: TorchDevice, size: int) -> Callable[[], object]:
-    """A copy that touches `size` bytes in all."""
-    source = device.operands().cold(size // 2 // torch.finfo(device.dtype).bits * 8, reuse=2 * size)
-    x = next(source)
-    out = torch.empty_like(x)
-    return lambda: out.copy_(x)
+def before(rows: int, *, dtype: str) -> Case:
+    """The product that goes before, alone."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        return _product(device, rows)
+
+    return Case("sequence_before", "product", dtype, {"before": rows}, build)
+
+
+def _product(device: TorchDevice, rows: int) -> Callable[[], object]:
+    operands = device.operands()
+    x, weight = operands.hot(rows, WIDTH), operands.hot(2 * WIDTH, WIDTH).t()
+    return lambda: torch.mm(x, weight)
+
+
+def stretch(rounds: int, *, dtype: str) -> Case:
+    """Products of a few hundred microseconds in a row: a long step on a shared machine finds no quiet window."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        run = _product(device, STRETCH_ROWS)
+
+        def several() -> None:
+            for _ in range(rounds):
+                run()
+
+        return several
+
+    return Case("sequence_stretch", "product", dtype, {"rounds": rounds}, build)

@@ -8,13 +8,14 @@ and fades outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from simulator.calibration.calls import Call
 from simulator.errors import CalibrationError
@@ -28,12 +29,8 @@ FADE_OCTAVES = 1.0
 """Distance from the nearest measured point beyond which the residual fades."""
 NEAR = 0.15
 """Squared octaves added to distances, so that one point does not decide alone."""
-MARGIN_OCTAVES = 0.3
-"""A shape this little outside the measured ones still counts as inside."""
 PARTIAL_SORT = 64
 """Columns per kept element from which torch's CPU kernel sorts a part (aten/src/ATen/native/TopKImpl.h)."""
-OUTSIDE_FACTOR = 2.0
-"""Errors are this much larger outside the measured shapes (range-blocked holds of large kernel databases)."""
 
 
 class MemoryLevels(Spec):
@@ -75,6 +72,16 @@ class Family(Spec):
     points: int
 
 
+Curve = tuple[tuple[float, float], ...]
+"""Points of a curve over seconds, in ascending order; between them it runs straight over the logarithm of time."""
+
+
+def along(curve: Curve, seconds: Array | float) -> Array:
+    """The curve's values; beyond its ends those of its ends."""
+    x, y = np.array(curve).T
+    return np.interp(np.log(np.maximum(seconds, 1e-12)), np.log(x), y)
+
+
 class HostCosts(Spec):
     """What the host does around calls, seconds each."""
 
@@ -84,8 +91,24 @@ class HostCosts(Spec):
     """Added to an operator whose backward pass will be wanted."""
     backward: float
     """Added to an operator of a backward pass."""
-    sequence: tuple[tuple[float, float], ...]
-    """Added to a call, by bytes touched since its kernel last ran: code and branches must be found again."""
+    sequence: Curve
+    """Added to a call, by seconds since its kernel last ran: code and branches must be found again."""
+    stretch: Curve
+    """Factor on a whole step, by its seconds: what a shared machine takes from steps too long for a quiet window."""
+
+
+class Saturating(Spec):
+    """A collective of one group size: t = (a^q + (S/b)^q)^(1/q) for S bytes."""
+
+    a: float
+    b: float
+    q: float
+    relative_error: float
+    points: int
+
+    def seconds(self, size: float) -> float:
+        """Seconds of a collective whose buffer has `size` bytes."""
+        return float((self.a**self.q + (size / self.b) ** self.q) ** (1 / self.q))
 
 
 class Prices(Spec):
@@ -101,21 +124,8 @@ class Prices(Spec):
     memory: MemoryLevels
     families: dict[str, Family]
     host: HostCosts
-
-
-@dataclass(frozen=True)
-class Priced:
-    """The predicted seconds of a step and where they go."""
-
-    seconds: float
-    low: float
-    high: float
-    """The 90 % interval."""
-    by_op: Mapping[str, float]
-    host: float
-    outside: float
-    """Share of the time in calls smaller or larger than any measured."""
-    side: Literal["inside", "below", "above"]
+    collectives: dict[str, Saturating] = Field(default_factory=dict)
+    """By operation, kernel and group size, such as `all_to_all gloo 2`."""
 
 
 def family_of(call: Call) -> str:
@@ -251,23 +261,3 @@ def call_seconds(prices: Prices, calls: Sequence[Call]) -> Array:
             found = found * np.exp(residual(table[:, :-1], table[:, -1], family.shrink, features.coordinates))
         seconds[places] = found
     return seconds
-
-
-def outside_of(prices: Prices, call: Call) -> int:
-    """-1 below the measured shapes, 1 above them, 0 inside."""
-    family = prices.families[family_of(call)]
-    for name, value in call.shape.items():
-        if name in ("causal", "heads", "kv_heads", "head_dim"):
-            continue
-        if value > family.high[name] * 2**MARGIN_OCTAVES:
-            return 1
-        if value < family.low[name] / 2**MARGIN_OCTAVES:
-            return -1
-    return 0
-
-
-def sequence_seconds(host: HostCosts, gaps: Iterable[float]) -> Array:
-    """What calls pay for having run long ago, seconds each."""
-    x, y = np.array(host.sequence).T
-    asked = np.log2(np.maximum(np.array(list(gaps), dtype=float), 1.0))
-    return np.interp(asked, np.log2(np.maximum(x, 1.0)), y)

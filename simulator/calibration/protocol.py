@@ -45,6 +45,10 @@ class Case:
     dtype: str
     shape: Mapping[str, float]
     build: Callable[[Any], Callable[[], object]] = field(compare=False, repr=False)
+    clock: Literal["device", "host"] = "device"
+    """What is timed: the work on the device, or the host's part of issuing it."""
+    before: Callable[[Any], Callable[[], object]] | None = field(default=None, compare=False, repr=False)
+    """Builds what runs untimed before every timed run."""
 
     @property
     def key(self) -> str:
@@ -60,6 +64,12 @@ class Device(Protocol):
 
     def seconds(self, run: Callable[[], object], repeats: int) -> float:
         """Seconds of one run, averaged over `repeats` runs in a row."""
+
+    def host_seconds(self, run: Callable[[], object], repeats: int) -> float:
+        """Seconds the host takes to issue one run."""
+
+    def seconds_after(self, before: Callable[[], object], run: Callable[[], object]) -> float:
+        """Seconds of one run right after another that is not timed, the smallest of a few."""
 
     def failure(self, error: Exception) -> str | None:
         """Why a point is skipped, where `error` is about this point alone (out of memory, no such kernel)."""
@@ -149,7 +159,7 @@ class _Session:
 
     def __init__(self, device: Device, journal: Journal, cases: dict[str, Case]) -> None:
         self.device, self.journal, self.cases = device, journal, cases
-        self.built: dict[str, tuple[Callable[[], object], int]] = {}
+        self.built: dict[str, tuple[Callable[[int], float], int]] = {}
 
     def trials(self, key: str) -> list[float]:
         return self.journal.trials.get(key, [])
@@ -166,10 +176,9 @@ class _Session:
         try:
             if key not in self.built:
                 self.built[key] = self._build(self.cases[key])
-            run, repeats = self.built[key]
-            warm = max(1, round(repeats * WARM_S / TRIAL_S)) if repeats > 1 else 1
-            self.device.seconds(run, warm)
-            self.journal.add(Visit(key, [self.device.seconds(run, repeats) for _ in range(TRIALS_PER_VISIT)]))
+            timed, repeats = self.built[key]
+            timed(max(1, round(repeats * WARM_S / TRIAL_S)) if repeats > 1 else 1)
+            self.journal.add(Visit(key, [timed(repeats) for _ in range(TRIALS_PER_VISIT)]))
         except Exception as error:
             reason = str(error) if isinstance(error, Skip) else self.device.failure(error)
             if reason is None:
@@ -177,16 +186,21 @@ class _Session:
             self.built.pop(key, None)
             self.journal.skip(key, reason)
 
-    def _build(self, case: Case) -> tuple[Callable[[], object], int]:
-        """What runs the case, and how often in a row makes a trial."""
-        run = case.build(self.device)
-        self.device.seconds(run, 1)  # first calls compile, tune and allocate
-        once = self.device.seconds(run, 1)
-        repeats = max(1, min(10_000, round(TRIAL_S / max(once, 1e-9))))
-        if repeats > 1:  # a single call is mostly the timer
-            once = self.device.seconds(run, repeats)
-            repeats = max(1, min(10_000, round(TRIAL_S / max(once, 1e-9))))
-        return run, repeats
+    def _build(self, case: Case) -> tuple[Callable[[int], float], int]:
+        """What times a number of runs of the case, and how many make a trial."""
+        run, device = case.build(self.device), self.device
+        if case.before is not None:
+            before = case.before(self.device)
+            return lambda _: device.seconds_after(before, run), 1
+
+        def timed(repeats: int) -> float:
+            return device.seconds(run, repeats) if case.clock == "device" else device.host_seconds(run, repeats)
+
+        timed(1)  # first calls compile, tune and allocate
+        repeats = 1
+        for _ in range(2):  # a single call is mostly the timer, so look twice
+            repeats = max(1, min(10_000, round(TRIAL_S / max(timed(repeats), 1e-9))))
+        return timed, repeats
 
     def result(self, rounds: int) -> Measured:
         points = []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simulator.calibration.journal import Journal
-from simulator.calibration.protocol import Measured, Progress, measure
+from simulator.calibration.journal import Journal, read_trials
+from simulator.calibration.protocol import Measured, Progress, estimate, measure
 from simulator.calibration.table import Measurement, to_frame, write_table
 from simulator.errors import CalibrationError
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from simulator.calibration.prices import Prices
 
 DEFAULT_MINUTES = 5.0
+COLLECTIVE_SHARE = 0.1
+START_S = 90.0
+"""What starting processes may take beyond their measuring time."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,12 @@ def calibrate(
     minutes: float = DEFAULT_MINUTES,
     progress: Progress | None = None,
     plan: Plan | None = None,
+    ranks: Sequence[int] = (2,),
+    largest_message: int | None = None,
 ) -> CalibrationReport:
-    """Measure every point on a device, fit prices, and write measured.csv, prices.yaml and calibration.html to `out`.
+    """Measure every point on a device, fit prices, and write measured.csv and prices.yaml to `out`.
+
+    Collectives are measured between as many processes as `ranks` says, in a tenth of the time each.
 
     Continues where a killed calibration into the same folder stopped. Raises CalibrationError where the device is not
     there, its journal is another device's, or too little was measured to fit.
@@ -89,24 +96,28 @@ def calibrate(
 
     info = opened.info
     chosen = cases(plan or plan_of(opened.kind), info.dtype)
+    share = COLLECTIVE_SHARE * len(ranks)
     with Journal(out / "journal.jsonl", info.header()) as journal:
-        measured = measure(chosen, opened, journal, seconds=60 * minutes, progress=progress)
-    table = table_of(measured, info, journal_of=out.name)
+        measured = measure(chosen, opened, journal, seconds=60 * minutes * (1 - share), progress=progress)
+    rows = rows_of(measured, info, source=f"measured here ({out.name})")
+    for size in ranks:
+        seconds = 60 * minutes * COLLECTIVE_SHARE
+        rows += collective_rows(opened, size, out, seconds=seconds, largest=largest_message)
+    table = to_frame(rows)
     write_table(table, out / "measured.csv")
     prices = fit_prices(table, statistic=opened.statistic)
     write_prices(prices, out / "prices.yaml")
     return CalibrationReport(info, table, prices, measured, out)
 
 
-def table_of(
-    measured: Measured, info: DeviceInfo, *, journal_of: str, power: Mapping[str, float] | None = None
-) -> pd.DataFrame:
-    """The stable points of a session as a table; `power` is watts by key of the case, where it was measured."""
-    date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    watts = power or {}
+def rows_of(
+    measured: Measured, info: DeviceInfo, *, source: str, power: Mapping[str, float] | None = None
+) -> list[Measurement]:
+    """The stable points of a session as table rows; `power` is watts by key of the case, where it was measured."""
     if not measured.points:
         raise CalibrationError("no point was stable: is another job running on this machine?")
-    return to_frame(
+    watts = power or {}
+    return [
         Measurement(
             device=info.device,
             op=point.case.op,
@@ -119,8 +130,48 @@ def table_of(
             power_w=watts.get(point.case.key),
             library=info.library,
             version=info.version,
-            date=date,
-            source=f"measured here ({journal_of})",
+            date=today(),
+            source=source,
         )
         for point in measured.points
-    )
+    ]
+
+
+def collective_rows(
+    device: TorchDevice, ranks: int, out: Path, *, seconds: float, largest: int | None = None
+) -> list[Measurement]:
+    """Collectives between `ranks` processes as table rows. Raises CalibrationError where a process dies."""
+    from simulator.calibration.ranks import run_ranks
+
+    info, file = device.info, out / f"collectives{ranks}.jsonl"
+    out.mkdir(parents=True, exist_ok=True)
+    arguments = ["points", device.kind, str(file.resolve()), f"{seconds:.1f}", *([str(largest)] if largest else [])]
+    run_ranks("simulator.calibration.collectives_worker", arguments, ranks=ranks, timeout_s=seconds + START_S)
+    backend = "nccl" if device.kind == "cuda" else "gloo"
+    rows = []
+    for key, trials in read_trials(file).items():
+        op, size, how = key.split("|")
+        latency, spread = estimate(trials, device.statistic)
+        rows.append(
+            Measurement(
+                device=info.device,
+                op=op,
+                dtype=info.dtype,
+                kernel=backend if how == "alone" else f"{backend} {how}",
+                shape={"bytes": float(size)},
+                group_size=ranks,
+                latency_s=latency,
+                spread=spread,
+                trials=len(trials),
+                library=info.library,
+                version=info.version,
+                date=today(),
+                source=f"measured here ({out.name})",
+            )
+        )
+    return rows
+
+
+def today() -> str:
+    """The date of a measurement, ISO."""
+    return datetime.datetime.now(tz=datetime.UTC).date().isoformat()

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from simulator.calibration.calls import Trace
 from simulator.calibration.kernels_device import TorchDevice
 from simulator.calibration.torch_experts import MixtureOfExperts, Routing
 from simulator.calibration.torch_models import Decoder, loss_of
-from simulator.calibration.torch_trace import Trace, trace, without_values
+from simulator.calibration.torch_trace import trace, without_values
 from simulator.calibration.verify_cases import VerifyCase
 
 BATCHES = 64
@@ -102,7 +103,7 @@ def parallel_trace_of(case: VerifyCase, routing: Sequence[Routing], dtype: torch
         exchange.routing = list(routing)
         model = Decoder(case.model, exchange)
         tokens = torch.zeros((case.batch, case.sequence), dtype=torch.int64)
-        result = trace(_step(case, model, lambda: tokens), on_tape=False)
+        result = trace(_step(case, model, lambda: tokens))
         return result, exchange.sent_bytes[: 3 * len(routing)]
 
 
@@ -115,5 +116,4 @@ def trace_of(case: VerifyCase, counts: Counts, dtype: torch.dtype) -> Trace:
             layer.read = lambda _, read=read: list(read)  # type: ignore[misc]
         shape = (case.batch, 1 if case.mode == "decode" else case.sequence)
         turn = itertools.cycle([torch.zeros(shape, dtype=torch.int64) for _ in range(2)])
-        step = _step(case, model, lambda: next(turn))
-        return trace(step, on_tape=case.mode == "train")
+        return trace(_step(case, model, lambda: next(turn)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,27 +16,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from simulator.calibration.calls import FAR, Call, Touch
+from simulator.calibration.calls import FAR, Call, Touch, Trace
 from simulator.calibration.torch_calls import IGNORED, VIEWS, describe
 from simulator.errors import CalibrationError
-
-
-@dataclass
-class Trace:
-    """What one step issues, and what the host does around it."""
-
-    calls: list[Call] = field(default_factory=list)
-    views: int = 0
-    modules: int = 0
-    forward_on_tape: int = 0
-    """Operators of the forward pass recorded for the backward pass."""
-    backward: int = 0
-    """Operators of the backward pass."""
-
-    @property
-    def flops(self) -> float:
-        """FLOPs of all matrix products and attention."""
-        return sum(call.flops for call in self.calls)
 
 
 @contextmanager
@@ -52,19 +33,17 @@ def without_values(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def trace(step: Callable[[], object], *, on_tape: bool, prepare: Callable[[], object] | None = None) -> Trace:
+def trace(step: Callable[[], object]) -> Trace:
     """The calls of the second of two equal steps, so that what one step leaves in the caches counts for the next.
 
-    `prepare` runs before each, outside the step. Raises CalibrationError for an operator nothing is known of.
+    Raises CalibrationError for an operator nothing is known of.
     """
     memory, result = _Memory(), Trace()
     for _ in range(2):
-        if prepare is not None:
-            prepare()
         result = Trace()
         hook = torch.nn.modules.module.register_module_forward_pre_hook(_counter(result))
         try:
-            with _Tracer(memory, result, on_tape=on_tape):
+            with _Tracer(memory, result):
                 step()
         finally:
             hook.remove()
@@ -81,9 +60,9 @@ def _counter(result: Trace) -> Callable[[torch.nn.Module, Any], None]:
 class _Tracer(TorchDispatchMode):
     """Turns dispatched operators into calls."""
 
-    def __init__(self, memory: _Memory, result: Trace, *, on_tape: bool) -> None:
+    def __init__(self, memory: _Memory, result: Trace) -> None:
         super().__init__()
-        self.memory, self.result, self.on_tape = memory, result, on_tape
+        self.memory, self.result = memory, result
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = operator(*args, **(kwargs or {}))
@@ -98,7 +77,7 @@ class _Tracer(TorchDispatchMode):
             raise CalibrationError(f"the trace met {name}, which is not among the measured operators")
         if torch._C._current_graph_task_id() != -1:
             self.result.backward += 1
-        elif self.on_tape:
+        elif torch.is_grad_enabled():
             self.result.forward_on_tape += 1
         inputs = [*_tensors(args), *_tensors(kwargs or {})]
         table = inputs.pop(0) if shapes[0][0] == "gather" else None
@@ -106,11 +85,10 @@ class _Tracer(TorchDispatchMode):
         if table is not None:  # rows here and there, each of which comes back after about the whole table
             touches = (*touches, self.memory.touch_rows(table, unique_bytes(out)))
         for place, (op, kernel, shape) in enumerate(shapes):
-            gap = self.memory.since(f"{op} {kernel}")
             if place:  # what an operator does beside its own work: it copies what it then changes
                 size = sum(unique_bytes(tensor) for tensor in _tensors(out))
                 touches = (Touch(2 * size, 2 * size),)
-            self.result.calls.append(Call(op, kernel, shape, touches, gap))
+            self.result.calls.append(Call(op, kernel, shape, touches))
         return out
 
 
@@ -130,16 +108,9 @@ class _Memory:
     def __init__(self) -> None:
         self.clock = 0.0
         self.last: dict[int, float] = {}
-        self.ran: dict[str, float] = {}
         self.free: list[tuple[int, float]] = []
         """Size and last touch of freed blocks, the latest freed at the end."""
         self.known: set[int] = set()
-
-    def since(self, kernel: str) -> float:
-        """Bytes touched since this kernel last ran."""
-        gap = self.clock - self.ran.get(kernel, -FAR)
-        self.ran[kernel] = self.clock
-        return gap
 
     def touch(self, inputs: list[Tensor], outputs: list[Tensor]) -> tuple[Touch, ...]:
         """The touches of a call; an operand named twice counts once."""

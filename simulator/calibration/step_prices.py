@@ -1,0 +1,115 @@
+"""The predicted time of an eager step: its calls, what the host does around them, and how sure that is.
+
+On a CPU calls and host work follow one another. On a GPU kernels queue behind the host, so the longer of both decides.
+Errors of one family are common to all its calls, errors of different families independent. On a shared machine a long
+step is stretched: no window is quiet for so long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, sqrt
+from typing import Literal
+
+import numpy as np
+
+from simulator.calibration.calls import Call, Trace
+from simulator.calibration.prices import Array, HostCosts, Prices, along, call_seconds, family_of
+from simulator.errors import CalibrationError
+
+Z90 = 1.645
+MARGIN_OCTAVES = 0.3
+"""A shape this little outside the measured ones still counts as inside."""
+OUTSIDE_FACTOR = 2.0
+"""Errors are this much larger outside the measured shapes (range-blocked holds of large kernel databases)."""
+OUTSIDE_SHARE = 0.1
+"""A step counts as outside when this share of its time goes into such calls."""
+HOST_ERROR = 0.3
+"""Of the host's work: sequence costs of two machines differed by as much between repetitions."""
+STATE_ERROR = 0.05
+"""Of a whole step: how well the same step repeats on a quiet machine."""
+_FREE = frozenset({"causal", "heads", "kv_heads", "head_dim"})
+"""Shape columns that were measured at a few values, between and around which nothing changes abruptly."""
+
+
+@dataclass(frozen=True)
+class Priced:
+    """The predicted seconds of a step and where they go."""
+
+    seconds: float
+    low: float
+    high: float
+    """The 90 % interval."""
+    by_family: Mapping[str, float]
+    host: float
+    communication: float
+    side: Literal["inside", "below", "above"]
+    """Where its shapes lie relative to the measured ones."""
+
+
+def price_step(prices: Prices, trace: Trace, *, kind: str, communication: float = 0.0) -> Priced:
+    """The time of a traced step on a device of that kind. Raises CalibrationError for calls that were not measured."""
+    seconds = call_seconds(prices, trace.calls)
+    names = [family_of(call) for call in trace.calls]
+    by_family: dict[str, float] = {}
+    sides = np.array([outside_of(prices, call) for call in trace.calls])
+    variance = 0.0
+    for name in dict.fromkeys(names):
+        mine = np.array([other == name for other in names])
+        by_family[name] = float(seconds[mine].sum())
+        spread = np.where(sides[mine] == 0, 1.0, OUTSIDE_FACTOR) * seconds[mine]
+        variance += (prices.families[name].relative_error * float(spread.sum())) ** 2
+    host = host_seconds(prices.host, trace, seconds)
+    compute = float(seconds.sum())
+    own = compute + host if kind == "cpu" else max(compute, host)
+    total = own * float(along(prices.host.stretch, own)) + communication
+    worst = max((fit.relative_error for fit in prices.collectives.values()), default=0.0)
+    variance += (HOST_ERROR * host) ** 2 + (STATE_ERROR * total) ** 2 + (worst * communication) ** 2
+    width = Z90 * sqrt(variance) / total
+    away = float(seconds[sides != 0].sum())
+    side: Literal["inside", "below", "above"] = "inside"
+    if away > OUTSIDE_SHARE * compute:
+        side = "below" if float((seconds * sides).sum()) < 0 else "above"
+    return Priced(total, total * exp(-width), total * exp(width), by_family, host, communication, side)
+
+
+def host_seconds(host: HostCosts, trace: Trace, seconds: Array) -> float:
+    """Seconds the host spends around the calls of a step that take `seconds`."""
+    tape = trace.forward_on_tape * host.forward_on_tape + trace.backward * host.backward
+    sequence = float(along(host.sequence, gaps_of(trace.calls, seconds)).sum())
+    return sequence + trace.views * host.view + trace.modules * host.module + tape
+
+
+def gaps_of(calls: Sequence[Call], seconds: Array) -> Array:
+    """Seconds since each call's kernel last ran, where equal steps follow one another."""
+    ends = np.cumsum(seconds)
+    total = float(ends[-1])
+    last: dict[str, float] = {family_of(call): float(end) - total for call, end in zip(calls, ends, strict=True)}
+    gaps = np.empty(len(calls))
+    for i, call in enumerate(calls):
+        name = family_of(call)
+        gaps[i] = float(ends[i] - seconds[i]) - last[name]
+        last[name] = float(ends[i])
+    return gaps
+
+
+def outside_of(prices: Prices, call: Call) -> int:
+    """-1 below the measured shapes, 1 above them, 0 inside."""
+    family = prices.families[family_of(call)]
+    for name, value in call.shape.items():
+        if name in _FREE:
+            continue
+        if value > family.high[name] * 2**MARGIN_OCTAVES:
+            return 1
+        if value < family.low[name] / 2**MARGIN_OCTAVES:
+            return -1
+    return 0
+
+
+def collective_seconds(prices: Prices, op: str, kernel: str, group_size: int, sizes: Sequence[float]) -> float:
+    """Seconds of several collectives one after another. Raises CalibrationError where they were not measured."""
+    name = f"{op} {kernel} {group_size}"
+    if name not in prices.collectives:
+        raise CalibrationError(f"the profile of {prices.device} has no measured '{name}'")
+    return sum(prices.collectives[name].seconds(size) for size in sizes)

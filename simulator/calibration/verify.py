@@ -1,0 +1,95 @@
+"""Verification: real torch models on the device, against the prediction from its freshly fitted prices.
+
+Steps are timed in two separate measuring runs; the time of a step is the smallest (CPU) or median (GPU) trial of both,
+and how far the runs differ is the floor no prediction can beat. A prediction sees shapes and, for mixtures of experts,
+the tokens by expert, never a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from simulator.calibration.journal import Journal
+from simulator.calibration.prices import Prices
+from simulator.calibration.prices_file import read_prices
+from simulator.calibration.protocol import Case, Device, Progress, estimate, measure
+from simulator.calibration.session import open_device
+from simulator.calibration.step_prices import Priced, price_step
+from simulator.calibration.verify_cases import VerifyCase, drawn_cases, fixed_cases
+from simulator.calibration.verify_report import Comparison, VerifyReport
+from simulator.errors import CalibrationError
+
+RUNS = 2
+DRAWN = 24
+DEFAULT_MINUTES = 4.0
+
+
+def verify(
+    device: str,
+    profile: Prices | Path,
+    progress: Progress | None = None,
+    *,
+    minutes: float = DEFAULT_MINUTES,
+    seed: int = 0,
+    drawn: int = DRAWN,
+    cases: Sequence[VerifyCase] | None = None,
+    parallel: bool = True,
+) -> VerifyReport:
+    """Measured against predicted steps of small real models, fixed ones and `drawn` ones chosen by `seed`.
+
+    Raises CalibrationError where the profile is another device's, or was fitted with another library or number format.
+    """
+    prices = profile if isinstance(profile, Prices) else read_prices(profile)
+    opened = open_device(device)
+    found = opened.info
+    for name, ours, theirs in (
+        ("device", found.device, prices.device),
+        ("library", f"{found.library} {found.version}", f"{prices.library} {prices.version}"),
+        ("dtype", found.dtype, prices.dtype),
+    ):
+        if ours != theirs:
+            raise CalibrationError(f"the profile is of {name} {theirs}, this is {ours}: calibrate this one first")
+    chosen = list(cases) if cases is not None else [*fixed_cases(), *drawn_cases(seed, drawn)]
+    share = 0.75 if parallel else 1.0
+    compared = _single(chosen, opened, prices, seconds=60 * minutes * share, progress=progress)
+    together: list[Comparison] = []
+    if parallel:
+        from simulator.calibration.verify_parallel import compare_parallel
+
+        together = compare_parallel(opened.kind, prices, seconds=60 * minutes * (1 - share))
+    return VerifyReport(prices.device, prices.statistic, seed, tuple(compared), tuple(together))
+
+
+def _single(
+    chosen: Sequence[VerifyCase], device: Device, prices: Prices, *, seconds: float, progress: Progress | None
+) -> list[Comparison]:
+    from simulator.calibration.torch_steps import counts_of, step_of, trace_of
+
+    def point(index: int, case: VerifyCase) -> Case:
+        shape = {"index": index}
+        return Case("model", case.group, prices.dtype, shape, lambda opened: step_of(case, opened)[0])
+
+    points = [point(index, case) for index, case in enumerate(chosen)]
+    predicted = [
+        price_step(prices, trace_of(case, counts_of(case, device), device.dtype), kind=device.kind)  # type: ignore
+        for case in chosen
+    ]
+    runs: list[dict[str, list[float]]] = []
+    skipped: dict[str, str] = {}
+    for _ in range(RUNS):
+        with Journal(None, {}) as journal:
+            measure(points, device, journal, seconds=seconds / RUNS, progress=progress)
+            runs.append(journal.trials)
+            skipped |= journal.skipped
+    return [
+        _comparison(case, priced, [run[point.key] for run in runs], device)
+        for case, priced, point in zip(chosen, predicted, points, strict=True)
+        if point.key not in skipped
+    ]
+
+
+def _comparison(case: VerifyCase, priced: Priced, runs: Iterable[list[float]], device: Device) -> Comparison:
+    each = [estimate(trials, device.statistic)[0] for trials in runs]
+    joined = min(each) if device.statistic == "minimum" else sum(each) / len(each)
+    return Comparison(case.group, case.name, priced, joined, tuple(each))
