@@ -1,185 +1,182 @@
-"""Where tokens go in a MoE layer: rows and touched experts of a rank, bytes of dispatch and combine."""
+"""Uneven routing: from popularity to the fullest rank, drops, placement, and files of counts."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import toy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.graph.builder import Build, forward_layer, prepare
-from simulator.graph.layers import layers_of
-from simulator.graph.moe import distinct_ranks
-from simulator.graph.operator import Collective, Gemm, Operator
-from simulator.spec.model import resolve_model
+from simulator import simulate
+from simulator.errors import SpecError
+from simulator.graph.builder import prepare
+from simulator.graph.moe import ExpertLoad
+from simulator.graph.routing import popularities
+from simulator.spec.run import Run
+from simulator.spec.workload import Routing
 
-SEQ, HIDDEN, TOP_K = 64, 128, 2
-ROW = HIDDEN * 2
-
-
-def build(gpus: int, *, model: dict[str, Any] | None = None, **run: Any) -> Build:
-    return prepare(toy.run(gpus=gpus, model={**toy.MOE_MODEL, **(model or {})}, training={"global_batch": 64}, **run))
+TOKENS = 2**16
+"""Tokens of a rank: many, so that chance is small."""
 
 
-def operators(b: Build) -> dict[str, Operator]:
-    """The forward operators of the first layer by name."""
-    return {o.name: o for o in forward_layer(b, layers_of(b.run)[0])}
+def moe_run(**routing: Any) -> Run:
+    """Eight experts, two for each token, one on each of eight GPUs."""
+    training = {"seq_len": TOKENS, "global_batch": 8}
+    return toy.run(gpus=8, model=toy.MOE_MODEL, parallelism={"ep": 8}, training=training, routing=routing)
 
 
-def exchange(b: Build) -> Collective:
-    work = operators(b)["dispatch"].work
-    assert isinstance(work, Collective)
-    assert operators(b)["combine"].work == work  # what is sent out comes back
-    return work
+def load(**routing: Any) -> ExpertLoad:
+    found = prepare(moe_run(**routing)).load
+    assert found is not None
+    return found
 
 
-def test_rows_of_a_balanced_rank() -> None:
-    """Every rank sends its 64 tokens to two experts each and receives as much."""
-    for split in ({}, {"ep": 2}, {"ep": 8}):
-        load = build(8, parallelism=split).load
-        assert load is not None
-        assert (load.rows, load.sent_rows, load.dropped_fraction) == (SEQ * TOP_K, SEQ * TOP_K, 0)
+def counts_file(folder: Path, rows: list[str], header: str = "expert,count") -> str:
+    file = folder / "counts.csv"
+    file.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return str(file)
 
 
-def test_ranks_that_cut_an_expert_gather_each_others_rows() -> None:
-    load = build(8, parallelism={"ep": 2, "etp": 4}).load
-    assert load is not None
-    assert (load.rows, load.sent_rows, load.local_experts) == (4 * SEQ * TOP_K, SEQ * TOP_K, 4)
+EVEN = [f"{expert},10" for expert in range(8)]
 
 
-def test_tensor_ranks_dispatch_their_share() -> None:
-    load = build(8, parallelism={"tp": 2, "ep": 4}).load
-    assert load is not None
-    assert load.sent_rows == SEQ / 2 * TOP_K
+def test_measured_counts_set_the_fullest_rank(tmp_path: Path) -> None:
+    # 20 of 90 rows go to expert 3: 16/9 of the mean
+    file = counts_file(tmp_path, [*EVEN[:3], "3,20", *EVEN[4:]])
+    found = load(balance="counts", counts=file)
+    assert found.rows / found.sent_rows == pytest.approx(16 / 9, rel=0.01)
+    assert found.sent_rows == 2 * TOKENS
+    assert found.dropped_fraction == 0.0
+
+
+def test_layers_of_a_file_are_drawn_in_turn(tmp_path: Path) -> None:
+    even = [f"0,{line}" for line in EVEN]
+    uneven = [f"1,{line}" for line in [*EVEN[:3], "3,20", *EVEN[4:]]]
+    found = load(balance="counts", counts=counts_file(tmp_path, even + uneven, "layer,expert,count"))
+    assert found.rows / found.sent_rows == pytest.approx((1 + 16 / 9) / 2, rel=0.01)
+
+
+def test_no_expert_is_chosen_twice_by_a_token(tmp_path: Path) -> None:
+    """An expert that all want gets every token once; the other choice is spread over the rest."""
+    found = load(balance="counts", counts=counts_file(tmp_path, ["0,1000", *[f"{e},1" for e in range(1, 8)]]))
+    assert found.rows == pytest.approx(8 * TOKENS, rel=0.01)
+
+
+def test_a_capacity_factor_drops_the_excess(tmp_path: Path) -> None:
+    # expert 3 would get 20/90 of the rows and may take 1.25/8
+    file = counts_file(tmp_path, [*EVEN[:3], "3,20", *EVEN[4:]])
+    found = load(balance="counts", counts=file, capacity_factor=1.25)
+    assert found.rows / found.sent_rows == pytest.approx(1.25, rel=1e-6)
+    assert found.dropped_fraction == pytest.approx(20 / 90 - 1.25 / 8, rel=0.02)
+
+
+def test_zipf_of_exponent_one() -> None:
+    # the rank of the most popular expert gets 1 / H(8) of the rows, its fair share is 1/8
+    harmonic = sum(1 / rank for rank in range(1, 9))
+    found = load(balance="zipf", skew=1.0)
+    assert found.rows / found.sent_rows == pytest.approx(8 / harmonic, rel=0.01)
+
+
+def test_an_exponent_of_zero_is_even_but_for_chance() -> None:
+    for balance in ("zipf", "uniform"):
+        even = popularities(Routing(balance=balance, skew=0.0), 8)  # type: ignore[arg-type]
+        assert even == pytest.approx(np.full(even.shape, 1 / 8))
+    found = load(balance="zipf", skew=0.0)
+    assert 1.0 < found.rows / found.sent_rows < 1.01
+
+
+def test_a_power_law_is_cut_off() -> None:
+    drawn = popularities(Routing(balance="power_law", skew=1.0), 64)
+    assert (drawn.max(axis=1) / drawn.min(axis=1) <= 100.0).all()
+    # log-uniform between 1 and 100: half of the experts lie above 10 times the least
+    assert 8.0 < np.median(drawn / drawn.min(axis=1, keepdims=True)) < 11.0
+    assert popularities(Routing(balance="power_law", skew=2.0), 64).max() > 1 / 64
+
+
+def test_balanced_placement_pairs_the_popular_with_the_others(tmp_path: Path) -> None:
+    """Sixteen experts on eight ranks, the first eight twice as popular: as numbered two of them share a rank."""
+    model = {**toy.MOE_MODEL, "num_experts": 16}
+    file = counts_file(tmp_path, [f"{expert},{20 if expert < 8 else 10}" for expert in range(16)])
+
+    def fullest(placement: str) -> float:
+        routing = {"balance": "counts", "counts": file, "placement": placement}
+        training = {"seq_len": TOKENS, "global_batch": 8}
+        b = prepare(toy.run(gpus=8, model=model, parallelism={"ep": 8}, training=training, routing=routing))
+        assert b.load is not None
+        return b.load.rows / b.load.sent_rows
+
+    assert fullest("as_numbered") == pytest.approx(4 / 3, rel=0.01)
+    assert fullest("balanced") == pytest.approx(1.0, rel=0.01)
+
+
+def test_the_seed_decides() -> None:
+    one, same, other = (load(balance="power_law", skew=1.2, seed=seed).rows for seed in (3, 3, 4))
+    assert one == same
+    assert one != other
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(["zipf", "power_law"]), st.floats(0.0, 2.0), st.sampled_from(["as_numbered", "balanced"]))
+def test_the_fullest_rank_lies_between_the_mean_and_all(balance: str, skew: float, placement: str) -> None:
+    found = load(balance=balance, skew=skew, placement=placement)
+    assert found.sent_rows <= found.rows <= 8 * TOKENS
+    assert 1.0 <= found.touched <= found.local_experts
+
+
+def test_uneven_routing_takes_longer_and_the_report_says_so() -> None:
+    even, uneven = simulate(moe_run()), simulate(moe_run(balance="zipf", skew=1.0))
+    assert even.step_time_s is not None
+    assert uneven.step_time_s is not None
+    assert uneven.step_time_s.value > even.step_time_s.value
+    (row,) = [row for row in uneven.assumptions if row.name == "Expert load"]
+    assert row.value == "zipf 1: fullest rank 2.94 x the mean"
+    assert row.path == "routing.balance"
+    assert not any("Uneven routing" in line for line in uneven.not_modelled)
 
 
 @pytest.mark.parametrize(
-    ("routing", "rows", "dropped"),
+    ("rows", "header", "message"),
     [
-        ({"imbalance": 1.5}, 1.5, 0),
-        ({"capacity_factor": 1.25}, 1, 0),  # balanced routing drops none
-        ({"capacity_factor": 0.5}, 0.5, 0.5),
-        ({"imbalance": 2.0, "capacity_factor": 1.25}, 1.25, 0.375),
+        (EVEN, "expert,rows", "{file} needs columns expert,count or layer,expert,count"),
+        ([*EVEN, "8,1"], "expert,count", "{file}:10: expert 8, but the model has 8 experts"),
+        ([*EVEN, "7,1"], "expert,count", "{file}:10: expert 7, but it is counted twice"),
+        (EVEN[:-1], "expert,count", "{file} lacks expert 7 of layer 0"),
+        ([], "expert,count", "{file} lacks every expert"),
+        ([*EVEN[:-1], "7,nan"], "expert,count", "{file}:9: expected whole numbers and a count, not 7,nan"),
+        ([*EVEN[:-1], "7,-1"], "expert,count", "{file}:9: expected whole numbers and a count, not 7,-1"),
+        ([*EVEN[:-1], "7"], "expert,count", "{file}:9: expected whole numbers and a count, not 7"),
+        ([*EVEN[:-1], "7,1,1"], "expert,count", "{file}:9: expected whole numbers and a count, not 7,1,1"),
+        ([f"{e},0" for e in range(8)], "expert,count", "{file} has a layer in which no expert was chosen"),
     ],
 )
-def test_imbalance_fills_a_rank_and_capacity_caps_it(routing: dict[str, float], rows: float, dropped: float) -> None:
-    load = build(8, parallelism={"ep": 8}, routing=routing).load
-    assert load is not None
-    assert load.rows == rows * SEQ * TOP_K
-    assert load.dropped_fraction == dropped
+def test_files_that_are_no_counts_are_refused(tmp_path: Path, rows: list[str], header: str, message: str) -> None:
+    file = counts_file(tmp_path, rows, header)
+    with pytest.raises(SpecError) as error:
+        load(balance="counts", counts=file)
+    assert str(error.value) == "routing.counts: " + message.format(file=file)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"routing.counts: no file of expert counts: .*No such file"):
+        load(balance="counts", counts=str(tmp_path / "none.csv"))
 
 
 @pytest.mark.parametrize(
-    ("seq", "ep", "touched"),
+    ("routing", "message"),
     [
-        (1, 1, 2.0),  # one token reaches its two experts
-        (2, 1, 8 * (1 - 0.75**2)),
-        (1, 2, 8 * (1 - 0.75**2) / 2),  # the tokens of both ranks, the experts of one
-        (64, 8, 1.0),
+        ({"balance": "zipf"}, "balance zipf needs skew, such as 0.8"),
+        ({"balance": "counts"}, "balance counts and a file of counts go together"),
+        ({"counts": "x.csv"}, "balance counts and a file of counts go together"),
+        (
+            {"balance": "zipf", "skew": 1.0, "imbalance": 2.0},
+            "imbalance is stated, and balance zipf implies another: drop one of them",
+        ),
     ],
 )
-def test_experts_that_receive_a_row(seq: int, ep: int, touched: float) -> None:
-    """Each of E experts is touched with 1 - (1 - k/E)^T by T tokens."""
-    run = toy.run(gpus=ep, model=toy.MOE_MODEL, parallelism={"ep": ep}, training={"seq_len": seq})
-    load = prepare(run).load
-    assert load is not None
-    assert load.touched == pytest.approx(touched)
-
-
-def test_touched_experts_agree_with_a_draw() -> None:
-    generator = np.random.default_rng(7)
-    drawn = [len({e for _ in range(5) for e in generator.choice(8, 2, replace=False)}) for _ in range(4000)]
-    load = prepare(toy.run(model=toy.MOE_MODEL, training={"seq_len": 5})).load
-    assert load is not None
-    assert load.touched == pytest.approx(np.mean(drawn), rel=0.01)
-
-
-def test_only_touched_experts_weights_are_read() -> None:
-    b = prepare(toy.run(model=toy.MOE_MODEL, training={"seq_len": 1}))
-    up = operators(b)["expert up"].work
-    assert isinstance(up, Gemm)
-    assert (up.groups, up.m, up.n, up.k) == (2, 2, 256, 128)
-    assert up.bytes == 2 * (2 * 256 * 128 + 2 * 128 + 2 * 256)
-
-
-def test_the_plain_dispatcher_sends_a_copy_to_every_selected_expert() -> None:
-    """k (ep - 1) / ep rows a token in one domain; over two, half of the copies cross the network."""
-    near = exchange(build(8, parallelism={"ep": 8}))
-    assert (near.bytes, near.network_bytes) == (SEQ * ROW * TOP_K * 7 / 8, 0)
-    many = {"num_experts": 16}
-    far = exchange(build(16, model=many, parallelism={"ep": 16}))
-    assert (far.bytes, far.network_bytes) == (SEQ * ROW * TOP_K * 7 / 16, SEQ * ROW * TOP_K * 8 / 16)
-
-
-def test_the_gathering_dispatcher_sends_every_token_to_all() -> None:
-    work = exchange(
-        build(16, model={"num_experts": 16}, parallelism={"ep": 16}, execution={"moe_dispatcher": "allgather"})
-    )
-    assert (work.bytes, work.network_bytes) == (SEQ * ROW * 7, SEQ * ROW * 8)
-
-
-@pytest.mark.parametrize("dispatcher", ["deepep", "hybridep"])
-def test_one_copy_crosses_to_a_node_and_is_forwarded_inside(dispatcher: str) -> None:
-    """Sixteen ranks in two nodes, two experts a token: 1.9375 distinct ranks, 1.5 distinct nodes."""
-    run = {"model": {"num_experts": 16}, "parallelism": {"ep": 16}, "execution": {"moe_dispatcher": dispatcher}}
-    work = exchange(build(16, **run))
-    assert work.network_bytes == SEQ * ROW * 1.5 / 2
-    assert work.bytes == SEQ * ROW * 1.9375 * 7 / 8
-
-
-def test_node_limited_routing_bounds_the_nodes_a_token_reaches() -> None:
-    """DeepSeek-V3 on eight nodes: 8 experts in at most 4 of 8 groups, 7 of 8 of them elsewhere."""
-    model = resolve_model("deepseek-v3")
-    run = toy.run(
-        gpus=64,
-        model="deepseek-v3",
-        training={"global_batch": 64},
-        parallelism={"ep": 64},
-        execution={"moe_dispatcher": "deepep"},
-    )
-    b = prepare(run)
-    work = next(o.work for o in forward_layer(b, layers_of(run)[-1]) if o.name == "dispatch")
-    assert isinstance(work, Collective)
-    nodes = work.network_bytes / (SEQ * model.hidden_size * 2)
-    assert nodes == pytest.approx(4 * (1 - 0.75**8) * 7 / 8)
-
-
-@pytest.mark.parametrize("routing", [{"imbalance": 1.5}, {"imbalance": 2.0, "capacity_factor": 1.5}])
-def test_the_fullest_rank_receives_more(routing: dict[str, float]) -> None:
-    even, skewed = (exchange(build(8, parallelism={"ep": 8}, routing=chosen)) for chosen in ({}, routing))
-    assert skewed.bytes == 1.5 * even.bytes
-
-
-@given(st.integers(1, 512), st.integers(1, 16))
-def test_distinct_ranks_lie_between_one_and_all(ranks: int, top_k: int) -> None:
-    """The closed form R (1 - (1 - 1/R)^k): what k draws with replacement from R ranks reach."""
-    reached = distinct_ranks(ranks, top_k)
-    assert 1 - 1e-9 <= reached <= min(ranks, top_k) + 1e-9
-    assert reached <= distinct_ranks(ranks, top_k + 1) + 1e-9
-    assert distinct_ranks(ranks, 1) == pytest.approx(1)
-
-
-def test_distinct_ranks_agree_with_a_draw() -> None:
-    generator = np.random.default_rng(3)
-    drawn = [len(set(generator.integers(0, 8, 6))) for _ in range(4000)]
-    assert distinct_ranks(8, 6) == pytest.approx(np.mean(drawn), rel=0.01)
-
-
-def test_no_exchange_without_expert_parallelism() -> None:
-    names = operators(build(8))
-    assert "dispatch" not in names
-    assert "expert all-gather" not in names
-
-
-def test_shared_experts_are_gated_as_the_routed_ones_are() -> None:
-    model = {"expert_gated_ffn": True, "n_shared_experts": 1}
-    ops = operators(build(1, model=model))
-    assert ops["shared expert up"].work.n == ops["expert up"].work.n == 2 * 256  # type: ignore[union-attr]
-
-
-def test_a_fixed_routing_table_needs_no_router() -> None:
-    assert "router" in operators(build(1))
-    assert "router" not in operators(build(1, model={"routing": "fixed"}))
+def test_contradictions_are_refused(routing: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        moe_run(**routing)
