@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import combinations
 
 from simulator.cost.memory import BF16, CONTEXT_BYTES, FRAGMENTATION, WORKSPACE_BYTES, StageBytes, training_memory
 from simulator.errors import InfeasibleError, SimulatorError
@@ -86,41 +87,55 @@ def check_fits(run: Run, memory: list[StageBytes], *, advise: bool = True) -> No
 
 
 def nearest_fit(run: Run, capacity: float) -> str | None:
-    """The first single change, mildest first, after which the run divides and fits."""
-    for path, value in _changes(run):
-        try:
-            changed = with_field(run, path, value)
-            if run.kind == "training":
-                memory = training_memory(prepare(changed))
-            else:
-                memory = inference_memory(prepare_inference(changed, "decode", 1.0))
-        except (SimulatorError, ValueError):
-            continue
-        if max(stage.total for stage in memory) <= capacity:
-            return f"{path}: {value}"
+    """The first change, mildest first, or else the first two together, after which the run divides and fits."""
+    changes = list(_changes(run))
+    for chosen in (*((change,) for change in changes), *combinations(changes, 2)):
+        if _fits(run, chosen, capacity):
+            return " and ".join(f"{path}: {value}" for path, value in chosen)
     return None
 
 
-def _changes(run: Run) -> Iterator[tuple[str, object]]:
-    split = run.parallelism
+Change = tuple[str, object]
+
+
+def _fits(run: Run, changes: Iterable[Change], capacity: float) -> bool:
+    try:
+        for path, value in changes:
+            run = with_field(run, path, value)
+        if run.kind == "training":
+            memory = training_memory(prepare(run))
+        else:
+            memory = inference_memory(prepare_inference(run, "decode", 1.0))
+    except (SimulatorError, ValueError):
+        return False
+    return max(stage.total for stage in memory) <= capacity
+
+
+def _changes(run: Run) -> Iterator[Change]:
+    split, device, gpus = run.parallelism, run.hardware.device, run.hardware.gpus
     if run.training is not None:
-        micro_batch = run.training.micro_batch
-        while micro_batch > 1:
-            micro_batch //= 2
-            yield "training.micro_batch", micro_batch
+        yield from (("training.micro_batch", size) for size in _halves(run.training.micro_batch))
         yield from (("training.sharding", kind) for kind in ("zero1", "zero3"))
         yield from (("training.recompute", kind) for kind in ("selective", "full"))
     if run.inference is not None:
-        concurrency = run.inference.in_flight
-        while concurrency > 1:
-            concurrency //= 2
-            yield "inference.concurrency", concurrency
-    for field in ("ep", "tp", "pp"):
-        value = getattr(split, field) * 2
-        while value <= run.hardware.gpus:
-            yield f"parallelism.{field}", value
-            value *= 2
-    gpus = run.hardware.gpus * 2
-    while gpus <= run.hardware.gpus * 64 and run.inference is not None:
-        yield "hardware.gpus", gpus
-        gpus *= 2
+        yield from (("inference.concurrency", size) for size in _halves(run.inference.in_flight))
+    yield from (("parallelism.ep", ep) for ep in _doubles(split.ep, gpus))
+    yield from (("parallelism.tp", tp) for tp in _doubles(split.tp, device.scale_up.domain))
+    yield from (("parallelism.pp", pp) for pp in _doubles(split.pp, gpus))
+    yield from (("hardware.gpus", count) for count in _doubles(gpus, gpus * MAX_GROWTH))
+
+
+MAX_GROWTH = 64
+"""How many times the GPUs of a run are considered to make it fit."""
+
+
+def _halves(value: int) -> Iterator[int]:
+    while value > 1:
+        value //= 2
+        yield value
+
+
+def _doubles(value: int, limit: int) -> Iterator[int]:
+    while value * 2 <= limit:
+        value *= 2
+        yield value

@@ -1,12 +1,9 @@
 """Peak memory of one GPU of each pipeline stage in training, bytes by component.
 
 Parameters, gradients and optimizer states follow from what a rank holds and how ZeRO shards it; activations from what
-each
-module keeps for its backward pass, times the micro-batches in flight; buffers from the largest transient tensors.
-Without
-fused attention the counts are those of Korthikanti et al. (arXiv 2205.05198, equations 1-4); with it, those of the
-modules
-as Megatron Core and FSDP2 keep them.
+each module keeps for its backward pass, times the micro-batches in flight; buffers from the largest transient tensors.
+Without fused attention the counts are those of Korthikanti et al. (arXiv 2205.05198, equations 1-4); with it, those of
+the modules as Megatron Core and FSDP2 keep them.
 """
 
 from __future__ import annotations
@@ -23,8 +20,7 @@ BF16, FP32 = 2.0, 4.0
 WORKSPACE_BYTES = 0.3 * GIB
 """cuBLAS workspaces and small persistent buffers inside the allocator (SimuMax's measured B200 runs)."""
 CONTEXT_BYTES = 1.5 * GIB
-"""CUDA context, NCCL channels and kernel images outside the allocator: typical nvidia-smi excess of an 8-rank H100
-job."""
+"""CUDA context, NCCL channels and kernel images outside the allocator: what nvidia-smi shows beyond it on 8 H100."""
 FRAGMENTATION = 0.03
 """Of activations and buffers: blocks the caching allocator can't reuse (assumed, expandable segments on)."""
 
@@ -171,7 +167,7 @@ def _ffn_bytes(b: Build, width: float, dropped: frozenset[str]) -> float:
     norms = 0.0 if "layernorm" in dropped else 2.0
     gates = 2 if model.gated_ffn else 1
     inside = 0.0 if "mlp" in dropped else 2.0 * width * (gates + 1) / layout.tp
-    return s.tokens * ((norms) * hidden / layout.sequence_split + inside)
+    return s.tokens * (norms * hidden / layout.sequence_split + inside)
 
 
 def _moe_bytes(b: Build, dropped: frozenset[str]) -> float:
