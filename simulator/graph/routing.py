@@ -92,7 +92,8 @@ def _draws(popularity: Array, top_k: int, rows: int, seed: int) -> Array:
     generator = np.random.default_rng(seed + 1)
     layers = popularity[np.arange(DRAWS) % len(popularity)]
     chosen = np.array([_capped(row, top_k) for row in layers])
-    return generator.multinomial(rows, chosen / top_k).astype(np.float64)
+    drawn = generator.multinomial(rows, chosen / top_k)
+    return np.minimum(drawn, rows / top_k)  # chance may not send an expert more rows than there are tokens
 
 
 def _capped(popularity: Array, top_k: int) -> Array:
