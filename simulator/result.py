@@ -304,6 +304,8 @@ class Result(Record):
     cost_usd: Number | None = None
     carbon_kg: Number | None = None
     days: Number | None = None
+    # Share of a long training's time that moves it forward; None where nothing is said of failures.
+    goodput: Number | None = None
 
     ttft_s: Number | None = None
     tpot_s: Number | None = None

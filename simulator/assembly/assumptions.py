@@ -8,9 +8,12 @@ from typing import Literal
 from simulator.assembly.items import style
 from simulator.assembly.totals import StageTotals
 from simulator.cost.annotation import CostedGraph
+from simulator.cost.goodput import checkpoint_interval, goodput, mean_time_between_failures
 from simulator.graph.builder import Build
 from simulator.graph.operator import Attention, Collective, Gemm, WeightGrad
 from simulator.result import Assumption, BasisRow
+from simulator.spec.run import Run
+from simulator.units import HOUR
 
 StatedBy = Literal["run file", "framework", "catalog", "default", "model"]
 
@@ -55,14 +58,25 @@ def assumptions(b: Build) -> list[Assumption]:
     rows.append(
         Assumption(
             name="Failures and restarts",
-            value="none",
-            path=None,
-            stated_by="model",
+            value=_failures(run),
+            path="reliability",
+            stated_by="run file" if run.reliability else "default",
             influence="days and cost grow by the time lost",
-            source="not modelled",
+            source="Young 1974, Daly 2006: random failures, work since the last checkpoint repeated",
         )
     )
     return rows
+
+
+def _failures(run: Run) -> str:
+    """How often what goes wrong, and what is left."""
+    if run.reliability is None:
+        return "none"
+    gpus = run.hardware.gpus
+    between = mean_time_between_failures(run.reliability, gpus) / HOUR
+    saved = checkpoint_interval(run.reliability, gpus) / 60
+    share = goodput(run.reliability, gpus)
+    return f"one in {between:.3g} h, a checkpoint every {saved:.3g} min, {share:.1%} of the time moves forward"
 
 
 def _expert_load(b: Build) -> str:
@@ -125,7 +139,7 @@ def _evidence(costed: CostedGraph, work: object) -> tuple[float, int, str]:
 def not_modelled(b: Build) -> list[str]:
     """What this result leaves out."""
     left_out = [
-        "Failures, restarts, checkpoints and evaluation pauses",
+        "Evaluation pauses" if b.run.reliability else "Failures, restarts, checkpoints and evaluation pauses",
         "Data loading and host-side preprocessing",
         "Other jobs on the same network",
         "Ranks slower than their neighbours, beyond the noise term",

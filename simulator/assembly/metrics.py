@@ -10,6 +10,7 @@ from simulator.assembly.breakdown import mean_items
 from simulator.assembly.evaluated import Batch, Step
 from simulator.assembly.totals import Sums, mean_sums
 from simulator.cost.energy import Joules, Load, step_joules
+from simulator.cost.goodput import goodput
 from simulator.cost.memory import StageBytes
 from simulator.cost.price import carbon_grams_per_joule, rent_usd
 from simulator.result import Basis, Number
@@ -34,7 +35,8 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """The physical figures of a training step. `steps` is how many a training of stated length has, else None."""
+    """The physical figures of a training step. `steps` is how many a training of stated length takes the time
+    of, failures included, else None."""
 
     seconds: float
     exposed: Mapping[str, float]
@@ -43,6 +45,7 @@ class StepFigures:
     model_flops: float
     """Per GPU and step."""
     joules: Joules
+    goodput: float
     steps: float | None
     rent: float | None
     evidence: Evidence
@@ -73,7 +76,8 @@ def step_figures(step: Step) -> StepFigures:
     model_error = _model_error(run)
     sums, tokens = mean_sums(costed.graph), work.global_batch * work.seq_len
     load = _load(run, seconds, sums, work.precision)
-    steps = work.tokens / tokens if work.tokens else None
+    forward = goodput(run.reliability, run.hardware.gpus) if run.reliability else 1.0
+    steps = work.tokens / tokens / forward if work.tokens else None
     return StepFigures(
         seconds=seconds,
         exposed=exposed,
@@ -81,6 +85,7 @@ def step_figures(step: Step) -> StepFigures:
         sums=sums,
         model_flops=3 * tokens * counts.sequence_flops_per_token(run.model, work.seq_len) / run.hardware.gpus,
         joules=step_joules(machine, load, run.economics.pue),
+        goodput=forward,
         steps=steps,
         rent=rent_usd(run.hardware.gpus, seconds * steps, run.economics) if steps else None,
         evidence=Evidence(errors, model_error, u.combined_error(exposed, errors, model_error), machine.curves.basis),
@@ -109,7 +114,13 @@ def training_metrics(step: Step, figures: StepFigures) -> dict[str, Number | Non
         "cost_usd": timed(figures.rent) if figures.rent is not None else None,
         "carbon_kg": timed(joules * grams / 1e3, u.POWER_ERROR + u.CARBON_ERROR, "datasheet"),
         "days": timed(seconds * steps / DAY) if steps else None,
+        "goodput": _goodput(figures.goodput) if run.reliability else None,
     }
+
+
+def _goodput(share: float) -> Number:
+    """The lost share depends on how often machines fail, which is known to about a factor of two."""
+    return u.limited(share, 1 - share, 1.0)
 
 
 def batch_figures(batch: Batch) -> BatchFigures:

@@ -18,7 +18,7 @@ from simulator.spec.base import Document, Spec, first_error, parse_document, rea
 from simulator.spec.framework import Framework, engine_file, read_framework
 from simulator.spec.hardware import Hardware
 from simulator.spec.model import ModelSpec, resolve_model
-from simulator.spec.workload import Economics, Execution, Inference, Parallelism, Routing, Training
+from simulator.spec.workload import Economics, Execution, Inference, Parallelism, Reliability, Routing, Training
 
 DEFAULT_ENGINE = "vllm"
 
@@ -53,6 +53,7 @@ class Run(Spec):
     framework: str = "megatron-core"
     execution: Execution = Execution()
     economics: Economics = Economics()
+    reliability: Reliability | None = None
     profile: str | None = None
     """Calibrated profile: a name in hardware_profiles/fitted, a path, or `datasheet` for priors alone."""
 
