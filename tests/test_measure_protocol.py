@@ -75,13 +75,13 @@ def test_a_trial_lasts_a_third_of_a_millisecond() -> None:
     device = Toy()
     run(device, point("nt", 1e-5))
     assert device.calls[-3:] == [30, 30, 30]
-    assert device.calls[3] == 100  # a millisecond of warming up
+    assert 100 in device.calls  # a millisecond of warming up
 
 
 def test_a_disturbed_point_is_measured_again_until_the_budget_ends() -> None:
-    device = Toy(itertools.cycle([1.0, 1.5, 1.9, 2.4, 2.9]))
-    found = run(device, point("nt", 1e-2), seconds=0.5)
-    assert found.settled == 1  # the five-fold cycle gives four equal minima in the end
+    device = Toy(itertools.cycle([1.0, 1.5, 1.9, 2.4]))
+    found = run(device, point("nt", 1e-2), seconds=2.0)
+    assert found.settled == 1  # every fourth run is undisturbed
     assert found.points[0].seconds == pytest.approx(1e-2)
 
 

@@ -25,6 +25,8 @@ Progress = Callable[[float, float, str], None]
 
 TRIALS_PER_VISIT = 3
 TRIAL_S, WARM_S = 0.3e-3, 1e-3
+WARM_RUNS = 2
+"""At least so many runs warm a point up."""
 SETTLED_TRIALS, AGREEING = 12, 4
 SETTLED_SPREAD = 0.02
 """Settled: this many trials, the smallest few of which lie within 2 %."""
@@ -125,6 +127,8 @@ def measure(
     *,
     seconds: float,
     progress: Progress | None = None,
+    warm_runs: int = WARM_RUNS,
+    trials_per_visit: int = TRIALS_PER_VISIT,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measured:
     """Measure every case once, then again in rounds until all are settled or `seconds` have passed.
@@ -132,6 +136,7 @@ def measure(
     Trials found in the journal count. Raises CalibrationError where two cases share a key.
     """
     session = _Session(device, journal, {})
+    session.warm_runs, session.trials_per_visit = warm_runs, trials_per_visit
     for case in cases:
         if case.key in session.cases:
             raise CalibrationError(f"two points are named {case.key}")
@@ -160,6 +165,7 @@ class _Session:
     def __init__(self, device: Device, journal: Journal, cases: dict[str, Case]) -> None:
         self.device, self.journal, self.cases = device, journal, cases
         self.built: dict[str, tuple[Callable[[int], float], int]] = {}
+        self.warm_runs, self.trials_per_visit = WARM_RUNS, TRIALS_PER_VISIT
 
     def trials(self, key: str) -> list[float]:
         return self.journal.trials.get(key, [])
@@ -177,8 +183,8 @@ class _Session:
             if key not in self.built:
                 self.built[key] = self._build(self.cases[key])
             timed, repeats = self.built[key]
-            timed(max(1, round(repeats * WARM_S / TRIAL_S)) if repeats > 1 else 1)
-            self.journal.add(Visit(key, [timed(repeats) for _ in range(TRIALS_PER_VISIT)]))
+            timed(max(self.warm_runs, round(repeats * WARM_S / TRIAL_S)) if repeats > 1 else self.warm_runs)
+            self.journal.add(Visit(key, [timed(repeats) for _ in range(self.trials_per_visit)]))
         except Exception as error:
             reason = str(error) if isinstance(error, Skip) else self.device.failure(error)
             if reason is None:

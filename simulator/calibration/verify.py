@@ -21,6 +21,8 @@ from simulator.calibration.verify_report import Comparison, VerifyReport
 from simulator.errors import CalibrationError
 
 RUNS = 2
+WARM_STEPS, STEPS = 4, 8
+"""Steps of a model in a row before and while they are timed: a step in the steady state follows others."""
 DRAWN = 24
 DEFAULT_MINUTES = 4.0
 
@@ -79,7 +81,15 @@ def _single(
     skipped: dict[str, str] = {}
     for _ in range(RUNS):
         with Journal(None, {}) as journal:
-            measure(points, device, journal, seconds=seconds / RUNS, progress=progress)
+            measure(
+                points,
+                device,
+                journal,
+                seconds=seconds / RUNS,
+                progress=progress,
+                warm_runs=WARM_STEPS,
+                trials_per_visit=STEPS,
+            )
             runs.append(journal.trials)
             skipped |= journal.skipped
     return [
