@@ -8,7 +8,7 @@ e^(R/M) (e^((t+d)/M) - 1) T/t (J. Daly, Future Generation Computer Systems 22 (2
 
 from __future__ import annotations
 
-from math import exp, expm1
+from math import exp, expm1, sqrt
 
 from simulator.errors import InfeasibleError
 from simulator.spec.workload import Reliability
@@ -52,7 +52,7 @@ def best_interval(checkpoint: float, between: float) -> float:
     if not checkpoint:
         return 0.0
     delay = checkpoint / between
-    x = min(0.9, (2 * delay) ** 0.5)
+    x = min(0.9, sqrt(2 * delay))
     for _ in range(NEWTON_STEPS):
         x -= (exp(-x - delay) - 1 + x) / (1 - exp(-x - delay))
     return x * between
