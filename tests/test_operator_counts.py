@@ -197,6 +197,63 @@ def test_mean_keys_under_a_causal_mask(context: float, window: int | None, keys:
     assert counts.mean_keys(context, window) == keys
 
 
+def collectives(operators: list[Operator]) -> dict[str, float]:
+    """Bytes by name of the collectives among them."""
+    return {o.name: o.work.bytes for o in operators if isinstance(o.work, Collective)}
+
+
+def test_tensor_parallel_ranks_talk_twice_a_layer_and_pass() -> None:
+    """Gather and scatter with sequence parallelism, an all-reduce each without (arXiv 2205.05198, figures 4 and 5)."""
+    size = 64 * 128 * 2
+    _, sharded, _ = forward_and_backward(toy.run(gpus=2, parallelism={"tp": 2, "sequence_parallel": True}))
+    assert collectives(sharded) == {
+        "attention all-gather": size,
+        "attention reduce-scatter": size,
+        "ffn all-gather": size,
+        "ffn reduce-scatter": size,
+    }
+    _, whole, back = forward_and_backward(
+        toy.run(gpus=2, parallelism={"tp": 2, "sequence_parallel": False}, framework="deepspeed")
+    )
+    for operators in (whole, back):
+        kinds = [o.work.kind for o in operators if isinstance(o.work, Collective)]
+        assert kinds == ["all_reduce", "all_reduce"]
+
+
+def test_one_tensor_rank_talks_to_nobody() -> None:
+    for operators in forward_and_backward(toy.run(gpus=8, framework="megatron-2021"))[1:]:
+        assert collectives(operators) == {}
+
+
+def test_parallel_attention_shares_norm_sum_and_residual() -> None:
+    model = {**toy.MODEL, "parallel_attention": True}
+    _, both, _ = forward_and_backward(toy.run(gpus=2, model=model, parallelism={"tp": 2, "sequence_parallel": True}))
+    assert list(collectives(both)) == ["layer all-gather", "layer reduce-scatter"]
+    assert [o.name for o in both if o.module == "layernorm"] == ["input norm"]
+    _, apart, _ = forward_and_backward(toy.run(gpus=2, parallelism={"tp": 2, "sequence_parallel": True}))
+    assert flops(both) == flops(apart)
+
+
+@pytest.mark.parametrize(
+    ("model", "split", "width"),
+    [
+        (toy.MODEL, {"cp": 4}, 2 * 128),
+        ({**toy.MODEL, "num_key_value_heads": 2}, {"cp": 4}, 2 * 32),
+        ({**toy.MODEL, "num_key_value_heads": 2}, {"cp": 2, "tp": 4}, 2 * 16),  # a rank holds a copy of one head
+        ("deepseek-v3", {"cp": 4}, 128 * (192 + 128)),  # keys and values expanded from the latent
+    ],
+)
+def test_context_parallel_ranks_pass_on_keys_and_values(
+    model: dict[str, object] | str, split: dict[str, int], width: int
+) -> None:
+    _, forward, _ = forward_and_backward(toy.run(gpus=8, model=model, parallelism=split))
+    exchanged = sum(o.work.bytes * o.calls for o in forward if o.item == "context_parallel")
+    graph = build_graph(prepare(toy.run(gpus=8, model=model, parallelism=split)))
+    program = next(p for p, _ in graph.forward[0][0].programs if "layer" in p.name)
+    hidden = sum(o.work.bytes * o.calls for o in program.background if o.item == "context_parallel")
+    assert exchanged + hidden == pytest.approx(64 * width * 2)  # the sequence, whatever its split
+
+
 def test_quantising_costs_passes_over_the_operands() -> None:
     _, forward, _ = forward_and_backward(toy.run(training={"precision": "fp8"}))
     up = next(o for o in forward if o.name == "ffn up")

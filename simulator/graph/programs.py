@@ -18,7 +18,7 @@ from simulator.graph.operator import Collective, Operator
 from simulator.graph.overlap import hide
 from simulator.graph.parallel import Layout
 from simulator.graph.peer import peer_feed_forward
-from simulator.graph.transformer import Shapes, attention, embedding, feed_forward, head
+from simulator.graph.transformer import Shapes, attention, embedding, feed_forward, head, parallel_layer
 from simulator.spec.constants import Constants
 from simulator.spec.framework import Framework
 from simulator.spec.model import ModelSpec
@@ -73,6 +73,8 @@ def programs_of(rank: Rank, layers: tuple[Layer, ...]) -> Programs:
 def layer_operators(rank: Rank, layer: Layer) -> list[Operator]:
     """The forward operators of one layer in issue order."""
     s, model = rank.shapes, rank.model
+    if model.parallel_attention and layer.kind == "dense" and not model.num_encoder_layers:
+        return parallel_layer(s, layer.window)
     operators = attention(s, layer.window, causal=not layer.encoder)
     if layer.cross_attention:  # of the decoder's queries to all that the encoder yields
         operators += attention(s, None, causal=False)

@@ -43,7 +43,7 @@ class Shapes:
     tokens: float
     """t: rows of the layer's GEMMs."""
     context: float
-    """Keys a query may see: the sequence in training and prefill, the cache in decode."""
+    """Keys a query may see: the sequence in training and prompts, the cache in decode."""
     sequences: float
     phase: str
     transposed_operands: bool
@@ -115,16 +115,27 @@ def attention(s: Shapes, window: int | None, *, causal: bool = True) -> list[Ope
 
     A query sees what came before it within `window`, or where not `causal` (encoders, cross attention) everything.
     """
-    projections = _mla_projections(s) if s.model.is_mla else _projections(s)
-    head_dim = s.model.v_head_dim if s.model.is_mla else s.model.head_dim
-    assert head_dim is not None
-    out_width = s.model.num_attention_heads * head_dim / s.layout.tp
-    parts = [norm(s, "input norm"), *tensor_collective(s, "attention all-gather", "all_gather"), *projections]
-    parts += _context_exchange(s)
-    parts += _core(s, window, causal=causal)
-    parts += linear(s, "attention output", "attention_projection", s.model.hidden_size, out_width)
+    parts = [norm(s, "input norm"), *tensor_collective(s, "attention all-gather", "all_gather")]
+    parts += _attention_block(s, window, causal=causal)
     parts += tensor_collective(s, "attention reduce-scatter", "reduce_scatter")
     return [*parts, residual(s, "attention residual")]
+
+
+def _attention_block(s: Shapes, window: int | None, *, causal: bool) -> list[Operator]:
+    parts = _mla_projections(s) if s.model.is_mla else _projections(s)
+    parts += _context_exchange(s)
+    parts += _core(s, window, causal=causal)
+    width = s.model.num_attention_heads * s.model.v_dim / s.layout.tp
+    return parts + linear(s, "attention output", "attention_projection", s.model.hidden_size, width)
+
+
+def parallel_layer(s: Shapes, window: int | None) -> list[Operator]:
+    """Attention and a dense FFN that read one norm and are summed together (PaLM, arXiv 2204.02311, section 2)."""
+    parts = [norm(s, "input norm"), *tensor_collective(s, "layer all-gather", "all_gather")]
+    parts += _attention_block(s, window, causal=True)
+    parts += feed_forward_core(s, float(s.model.intermediate_size), "ffn", gated=s.model.gated_ffn)
+    parts += tensor_collective(s, "layer reduce-scatter", "reduce_scatter")
+    return [*parts, residual(s, "layer residual")]
 
 
 def _projections(s: Shapes) -> list[Operator]:
@@ -158,13 +169,8 @@ def _mla_projections(s: Shapes) -> list[Operator]:
     else:
         parts += linear(s, "query", "attention_projection", heads * query, hidden)
     parts += linear(s, "key-value down", "attention_projection", latent, hidden, rows=s.rows)
-    if s.phase != "decode":
-        width = heads * (model.qk_nope_head_dim + model.v_head_dim)
-        parts += linear(s, "key-value up", "attention_projection", width, model.kv_lora_rank, module="mla_up_proj")
-    else:  # absorbed form: queries are taken into the latent space, outputs out of it
-        nope, value = model.qk_nope_head_dim, model.v_head_dim
-        parts += linear(s, "absorb query", "attention_projection", model.kv_lora_rank, nope, rows=s.tokens * heads)
-        parts += linear(s, "absorb value", "attention_projection", value, model.kv_lora_rank, rows=s.tokens * heads)
+    width = heads * (model.qk_nope_head_dim + model.v_head_dim)
+    parts += linear(s, "key-value up", "attention_projection", width, model.kv_lora_rank, module="mla_up_proj")
     copies = s.tokens * heads * query * ROPE_BYTES + s.rows * ranks * 3 * NORM_BYTES
     return [*parts, elementwise(s, "latent norms and rotary embedding", copies)]
 
@@ -172,19 +178,9 @@ def _mla_projections(s: Shapes) -> list[Operator]:
 def _core(s: Shapes, window: int | None, *, causal: bool) -> list[Operator]:
     model, layout = s.model, s.layout
     heads = model.num_attention_heads / layout.tp
-    if model.is_mla:
-        assert model.kv_lora_rank
-        assert model.qk_nope_head_dim
-        assert model.qk_rope_head_dim
-        assert model.v_head_dim
-        query_dim = float(model.qk_nope_head_dim + model.qk_rope_head_dim)
-        value_dim = float(model.v_head_dim)
-    else:
-        query_dim = value_dim = float(model.head_dim)
-    if s.phase == "decode":
-        return _decode_core(s, window, heads, query_dim, value_dim)
     if layout.settings.attention == "unfused":
-        return _unfused_core(s, heads, query_dim)
+        return _unfused_core(s, heads)
+    query_dim, value_dim = float(model.qk_dim), float(model.v_dim)
     keys = mean_keys(s.context, window) if causal else s.context
     if causal and not s.context_balanced:
         keys *= 2 - 1 / layout.cp  # the last rank's queries see almost the whole sequence
@@ -204,27 +200,11 @@ def _key_value_width(s: Shapes) -> float:
     return 2 * max(model.kv_dim / tp, model.head_dim)
 
 
-def _decode_core(s: Shapes, window: int | None, heads: float, query_dim: float, value_dim: float) -> list[Operator]:
-    """One query per sequence against the cache: reads every cached byte once."""
-    model = s.model
-    keys = s.context if window is None else min(window, s.context)
-    if model.is_mla:
-        assert model.kv_lora_rank
-        width = float(model.kv_lora_rank + model.qk_rope_head_dim)  # every rank reads the whole latent
-        flops = 2.0 * s.tokens * heads * keys * (2 * model.kv_lora_rank + model.qk_rope_head_dim)
-    else:
-        width = 2.0 * max(model.kv_dim / s.layout.tp, model.head_dim)
-        flops = 2.0 * s.tokens * heads * keys * (query_dim + value_dim)
-    moved, kernel = s.tokens * keys * width * s.kv_bytes, s.layout.settings.attention
-    work = Attention(flops, moved, keys, value_dim, "forward", kernel, wide(s.precision), decode=True)
-    return [Operator("attention core", "attention_core", work)]
-
-
-def _unfused_core(s: Shapes, heads: float, head_dim: float) -> list[Operator]:
+def _unfused_core(s: Shapes, heads: float) -> list[Operator]:
     """Two batched GEMMs over the whole square of scores, and softmax with dropout between them."""
     batches, m = s.sequences * heads, s.tokens * heads
-    scores = Gemm(m, s.context, head_dim, wide(s.precision), batches)
-    values = Gemm(m, head_dim, s.context, wide(s.precision), batches)
+    scores = Gemm(m, s.context, s.model.qk_dim, wide(s.precision), batches)
+    values = Gemm(m, s.model.v_dim, s.context, wide(s.precision), batches)
     softmax = Traffic(m * s.context * SCORE_BYTES_FORWARD)
     return [
         Operator("attention scores", "attention_core", scores, module="core_attn"),
@@ -236,7 +216,7 @@ def _unfused_core(s: Shapes, heads: float, head_dim: float) -> list[Operator]:
 def _context_exchange(s: Shapes) -> list[Operator]:
     """Context parallelism passes keys and values around a ring: every rank receives those of all others."""
     layout = s.layout
-    if layout.cp == 1 or s.phase == "decode":
+    if layout.cp == 1:
         return []
     size = s.tokens * layout.cp * _key_value_width(s) * ACTIVATION_BYTES
     return [
