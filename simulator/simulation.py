@@ -59,11 +59,10 @@ def training_steps(runs: Sequence[Run]) -> list[Step | SimulatorError]:
     ready: dict[int, tuple[Build, list[StageBytes]]] = {}
     for number, run in enumerate(runs):
         try:
-            assert run.training is not None
-            run.hardware.device.compute_precision(run.training.precision)
             b = prepare(run, advise=False)
             memory = training_memory(b)
             check_fits(run, memory, advise=False)
+            run.hardware.device.compute_precision(b.shapes.precision)
             ready[number] = b, memory
         except SimulatorError as error:
             outcomes.append(error)
@@ -97,15 +96,18 @@ def _timed_or_refused(parts: Sequence[tuple[Build, list[StageBytes]]]) -> list[S
         return _timed_or_refused(parts[:half]) + _timed_or_refused(parts[half:])
 
 
-def inference_batch(run: Run, *, check: bool = True) -> Batch:
-    """Graphs, costs and latencies of a static batch's two phases, and its memory."""
+def inference_batch(run: Run, *, check: bool = True, advise: bool = True) -> Batch:
+    """Graphs, costs and latencies of a static batch's two phases, and its memory.
+
+    `check` refuses a batch that doesn't fit, `advise` adds the nearest change that does.
+    """
     work, framework = run.inference, run.defaults
     assert work is not None
     machine = build_machine(run.hardware)
     b = prepare_inference(run, "decode", work.isl + work.osl / 2)
     memory = inference_memory(b)
     if check:
-        check_fits(run, memory)
+        check_fits(run, memory, advise=advise)
     prefill = _phase(run, machine, "prefill", float(work.isl))
     decode = _phase(run, machine, "decode", work.isl + work.osl / 2)
     overhead = (framework.engine_step_us + framework.sequence_us * b.layout.micro_batch) * US

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.assembly.evaluated import Batch, Step
+from simulator.assembly.evaluated import Step
 from simulator.assembly.metrics import batch_figures, inference_metrics, step_figures, training_metrics
 from simulator.errors import InfeasibleError, SimulatorError, SpecError
 from simulator.result import Number
@@ -103,8 +103,10 @@ def _row(outcome: Metrics | SimulatorError) -> list[float]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Garbage collection held off: a window makes a million small records without cycles, and looking for cycles among
-    them takes a third of the time."""
+    """Garbage collection held off.
+
+    A window makes many thousand small records without cycles; to look for cycles among them takes a third of its time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -143,7 +145,7 @@ def _step_metrics(step: Step) -> Metrics:
 
 def _batch_metrics(run: Run) -> Metrics | SimulatorError:
     try:
-        batch: Batch = inference_batch(run)
+        batch = inference_batch(run, advise=False)
     except (InfeasibleError, SpecError) as error:
         return error
     return inference_metrics(batch, batch_figures(batch))
@@ -162,7 +164,7 @@ def _frame(sweep: Sweep, columns: Sequence[Columns], reasons: list[str | None]) 
             if not np.array_equal(low, high, equal_nan=True):
                 data[f"{key}.low"], data[f"{key}.high"] = low, high
     data["status"] = ["ok" if reason is None else "infeasible" for reason in reasons]
-    data["reason"] = reasons
+    data["reason"] = pandas.Series(reasons, dtype=object)
     return pandas.DataFrame(data)
 
 

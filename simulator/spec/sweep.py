@@ -37,12 +37,12 @@ class Range(Spec):
         return self
 
     def values(self) -> list[int | float]:
-        """The numbers, whole ones where all of the range is whole. Raises ValueError where there are too many."""
-        out, value = [], self.first
-        while value <= self.to * (1 + 1e-9):
+        """The numbers; whole where all that makes them is. Raises ValueError where there are too many."""
+        if self.step and (self.to - self.first) / self.step >= MAX_POINTS:
+            raise ValueError(f"this range has more than {MAX_POINTS:,} values")
+        out, value, end = [], self.first, self.to + abs(self.to) * 1e-9
+        while value <= end:
             out.append(value)
-            if len(out) > MAX_POINTS:
-                raise ValueError(f"this range has more than {MAX_POINTS:,} values")
             grown = value * self.factor if self.factor else self.first + len(out) * (self.step or 0)
             value = grown if isinstance(grown, int) else float(f"{grown:.12g}")  # 0.1 + 0.2 as people write it
         return out
