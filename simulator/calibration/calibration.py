@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,23 +66,27 @@ def calibrate_from(
     `device` names the catalog entry whose data sheet the fit stands on; a table names it itself. With `out`, writes
     <out>/fitted/<device>.yaml and .npz and <out>/measured/<device>.csv. Raises CalibrationError and SpecError.
     """
-    name, table = _read(source, device)
-    sheet = load_device(name)
-    report = calibrate_table(table, sheet, progress, date=date)
+    name, table, left_out = _read(source, device)
+    report = calibrate_table(table, load_device(name), progress, date=date, left_out=left_out)
     if out is None:
         return report
     fitted = write_profile(report.profile, Path(out) / "fitted")
     measured = Path(out) / "measured" / f"{name}.csv"
     write_table(representatives([one.series for one in report.fitted], name), measured)
-    return CalibrationReport(report.profile, report.fitted, report.refused, (fitted, measured))
+    return replace(report, written=(fitted, measured))
 
 
 def calibrate_table(
-    table: pd.DataFrame, device: Device, progress: Progress | None = None, *, date: str | None = None
+    table: pd.DataFrame,
+    device: Device,
+    progress: Progress | None = None,
+    *,
+    date: str | None = None,
+    left_out: Sequence[str] = (),
 ) -> CalibrationReport:
-    """The same from a checked table of one device; writes nothing."""
+    """The same from a checked table of one device; writes nothing. `left_out` says what its source holds besides."""
     fitted: list[Fitted] = []
-    refused: list[str] = []
+    refused = list(left_out)
     series = series_of(table, device)
     for place, one in enumerate(series):
         if progress is not None:
@@ -94,25 +98,26 @@ def calibrate_table(
     if progress is not None:
         progress(len(series), len(series), "")
     if not fitted:
-        raise CalibrationError("nothing in the table can be fitted" + (f": {refused[0]}" if refused else ""))
+        raise CalibrationError("nothing in the table can be fitted" + (f": {refused[-1]}" if refused else ""))
     releases = dict.fromkeys(one.series.source.split(",")[0] for one in fitted)
     when = date or datetime.date.today().isoformat()
-    profile = build_profile(fitted, device=device.name, date=when, source="; ".join(releases))
+    profile = build_profile(fitted, device=device.name, date=when, source="; ".join(releases), notes="\n".join(refused))
     return CalibrationReport(profile, tuple(fitted), tuple(refused))
 
 
-def _read(source: str | Path, device: str | None) -> tuple[str, pd.DataFrame]:
+def _read(source: str | Path, device: str | None) -> tuple[str, pd.DataFrame, tuple[str, ...]]:
+    """The device, its table, and what of the source was left out."""
     path = Path(source)
     if str(source) == SILICON or path.is_dir():
         if device is None:
             raise CalibrationError(f"say which device to read: --device with one of {', '.join(GPUS)}")
-        return device, read_silicon(device, None if str(source) == SILICON else path)
+        return device, *read_silicon(device, None if str(source) == SILICON else path)
     if path.suffix in (".txt", ".out", ".log") or is_nccl_tests(path):
         if device is None:
             raise CalibrationError(f"{source}: say which device it was measured on with --device")
-        return device, read_nccl_tests(path, device=device)
+        return device, read_nccl_tests(path, device=device), ()
     table = read_table(path)
-    return _one_device(table, device, str(source)), table
+    return _one_device(table, device, str(source)), table, ()
 
 
 def _one_device(table: pd.DataFrame, device: str | None, file: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from simulator.calibration.fit import Series
-from simulator.calibration.formats import FORMATS, sheet_of
+from simulator.spec.formats import FORMATS, sheet_of
 from simulator.spec.forms import COLUMNS, OPERATIONS
 from simulator.spec.hardware import Device
 

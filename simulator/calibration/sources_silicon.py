@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from simulator.calibration.contention import disturbed
 from simulator.calibration.table import check_table
 from simulator.errors import CalibrationError
 from simulator.spec.hardware import load_device
@@ -52,7 +53,7 @@ of TensorRT-LLM say so in their name instead."""
 _SKEWS = {"balanced": 0.0, "power_law_1.01": 1.01, "power_law_1.2": 1.2}
 FEWEST_ROWS = 400
 """Kernels with fewer rows than this are special cases of another kernel's table."""
-LANES = {"gemm": 1, "moe": 3, "prefill": 2, "decode": 2}
+LANES = {"gemm": 1, "moe": 3, "prefill": 3, "decode": 3}
 """Kernels kept per operation and dtype, from different frameworks."""
 
 
@@ -92,8 +93,15 @@ def _release() -> str:
         return "aiconfigurator-core"
 
 
-def read_silicon(device: str, folder: str | Path | None = None, *, ops: Sequence[str] | None = None) -> pd.DataFrame:
-    """Measured rows of a catalog device in our table's columns; `ops` keeps some operations only.
+class Imported(NamedTuple):
+    """A table in our columns, and what of the source was left out and why."""
+
+    table: pd.DataFrame
+    refused: tuple[str, ...]
+
+
+def read_silicon(device: str, folder: str | Path | None = None, *, ops: Sequence[str] | None = None) -> Imported:
+    """Measured rows of a catalog device; `ops` keeps some operations only.
 
     Raises CalibrationError where the package or the device's data is missing.
     """
@@ -104,14 +112,23 @@ def read_silicon(device: str, folder: str | Path | None = None, *, ops: Sequence
         raise CalibrationError(f"the database has no measurements of '{device}'; it has {', '.join(GPUS)}")
     gpu = database.folder / GPUS[device]
     frames: list[pd.DataFrame] = []
+    refused: list[str] = []
     for name in ops or OPS:
-        frames.extend(_read(database, gpu, device, name))
+        for frame in _read(database, gpu, device, name):
+            kept = frame
+            if name == "moe" and (bad := disturbed(frame.rename(columns={"latency_s": "latency"}))).any():
+                kept = frame[~bad]
+                refused.append(
+                    f"{frame['source'].iloc[0]}: {bad.sum()} of {len(bad)} {frame['dtype'].iloc[0]} rows of "
+                    f"{frame['kernel'].iloc[0]}: slower than the same layer split less, so the GPU was not free"
+                )
+            frames.append(kept)
     if not frames:
         raise CalibrationError(f"{gpu}: no measurements of {', '.join(ops or OPS)}")
     table = pd.concat(frames, ignore_index=True)
     table["device"] = device
     table["group_size"] = table["group_size"].fillna(1) if "group_size" in table else 1
-    return check_table(table, str(gpu))
+    return Imported(check_table(table, str(gpu)), tuple(refused))
 
 
 OPS = ("gemm", "moe", "prefill", "decode", "collective", "exchange")
@@ -154,18 +171,19 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _lanes(database: Database, gpu: Path, op: str, pattern: str) -> Iterator[pd.DataFrame]:
-    """One frame per kernel kept: of each dtype the kernels with most rows, in the order of frameworks."""
+    """One frame per kernel kept: of each dtype the largest kernel of every framework, tables half as large as another's
+    last.
+    """
+    found: dict[str, list[tuple[str, str, pd.DataFrame]]] = {}
     files = _newest(gpu.glob(pattern))
-    kept: dict[str, int] = {}
-    for framework in _FRAMEWORKS:
-        if framework not in files:
-            continue
+    for framework in (name for name in _FRAMEWORKS if name in files):
         for dtype, kernel, rows in _kernels(op, files[framework]):
-            if op == "gemm" and framework not in _GEMM_FRAMEWORKS.get(dtype, _FRAMEWORKS):
-                continue
-            if kept.get(dtype, 0) < LANES[op]:
-                kept[dtype] = kept.get(dtype, 0) + 1
-                yield _finished(database, files[framework], op, dtype, f"{framework}:{kernel}", rows)
+            if op != "gemm" or framework in _GEMM_FRAMEWORKS.get(dtype, _FRAMEWORKS):
+                found.setdefault(dtype, []).append((framework, kernel, rows))
+    for dtype, lanes in found.items():
+        largest = max(len(rows) for *_, rows in lanes)
+        for framework, kernel, rows in sorted(lanes, key=lambda lane: 2 * len(lane[2]) < largest)[: LANES[op]]:
+            yield _finished(database, files[framework], op, dtype, f"{framework}:{kernel}", rows)
 
 
 def _kernels(op: str, file: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -43,6 +43,8 @@ class FittedModel:
     """Relative standard error where this very model was measured; `inside` the range elsewhere; growth an octave."""
     inside: float
     per_octave: float
+    transferred: bool = False
+    """Whether it was measured on another device."""
 
     def predict(self, shape: Mapping[str, ArrayLike], rate_limit: float | None = None) -> Prediction:
         """Seconds of the shapes, whose columns broadcast against each other.
@@ -72,7 +74,7 @@ class FittedModel:
             seconds = seconds * np.exp(logs * fade(octaves))
         error = np.where(known, self.known, self.inside) + self.per_octave * octaves
         anchored = any(table.only for table in self.tables)
-        inside = np.where(known | (not anchored), "interpolated", "transferred")
+        inside = np.where((known | (not anchored)) & (not self.transferred), "interpolated", "transferred")
         return Prediction(seconds, error, np.where(octaves > INSIDE, "extrapolated", inside).astype(BASIS_TYPE))
 
 

@@ -81,6 +81,8 @@ class Fit(Spec):
     source: str
     date: str = ""
     group_size: int = 1
+    carried_from: str = ""
+    """The device it was measured on, where that is another one."""
     measurements: int = Field(ge=1)
     sheet: dict[str, float]
     parameters: dict[str, float]
@@ -118,6 +120,12 @@ class Profile(Spec):
     fits: tuple[Fit, ...]
     _values: Mapping[str, NDArray[np.int8]] = PrivateAttr(default_factory=dict)
 
+    def __eq__(self, other: object) -> bool:  # tables are what their digest says
+        return isinstance(other, Profile) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        return hash((self.device, self.date, self.source, self.residuals, len(self.fits)))
+
     def with_values(self, values: Mapping[str, NDArray[np.int8]]) -> Profile:
         """The same profile with its tables' values, by position of the fit. Raises CalibrationError where they don't
         match.
@@ -153,6 +161,7 @@ class Profile(Spec):
                 known=fit.spread.known / Z90,
                 inside=fit.spread.inside / Z90,
                 per_octave=fit.spread.per_octave / Z90,
+                transferred=bool(fit.carried_from),
             )
         return self._models[place]
 

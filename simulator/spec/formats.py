@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from simulator.errors import CalibrationError, nearest
+from simulator.errors import SpecError, nearest
 from simulator.spec.forms import Sheet
-from simulator.spec.hardware import Device
+from simulator.spec.hardware import Device, load_network
 
 SCALED_FP8 = 1.0 + 4.0 / 128.0
 """An fp8 value and its share of a 32-bit scale per 128 values."""
@@ -43,14 +43,14 @@ them."""
 
 
 def sheet_of(device: Device, dtype: str, op: str) -> Sheet:
-    """The data-sheet figures a form of `op` needs. Raises CalibrationError for a format nobody knows or the chip
+    """The data-sheet figures a form of `op` needs. Raises SpecError for a format nobody knows or the chip
     lacks.
     """
     if dtype not in FORMATS:
-        raise CalibrationError(f"unknown dtype '{dtype}'.{nearest(dtype, FORMATS)}")
+        raise SpecError(f"unknown dtype '{dtype}'.{nearest(dtype, FORMATS)}")
     form = FORMATS[dtype]
     if form.precision and not device.supports(form.precision):
-        raise CalibrationError(f"{device.name} has no {form.precision} arithmetic, yet the table has {op} in {dtype}")
+        raise SpecError(f"{device.name} has no {form.precision} arithmetic, which {op} in {dtype} needs")
     sent = SCALED_FP8 if op in ("dispatch", "combine") and dtype == "fp8" else form.row_bytes
     return Sheet(
         peak=device.peak_for(form.precision) if form.precision else 1.0,
@@ -64,8 +64,6 @@ def sheet_of(device: Device, dtype: str, op: str) -> Sheet:
 
 
 def _nic(device: Device) -> float:
-    from simulator.spec.hardware import load_network
-
     network = load_network(device.node.network)
     if network.nics_per_node is None:
         return 0.0
