@@ -177,6 +177,7 @@ def validate(
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only these rows. May be given many times.")
     ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every row's prediction there.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the errors and every row as a page.")] = None,
 ) -> None:
     """Replay published runs and print the error, overall and by group. No row is dropped silently.
 
@@ -185,6 +186,9 @@ def validate(
     [bold]Examples[/bold]
 
     moesim validate training
+
+    moesim validate training --html validation.html
+    — also a page with every row, and what its predicted time is made of
 
     moesim validate my-runs.csv --where quality=A --where hardware.device=h100-sxm --json errors.json
     """
@@ -195,11 +199,17 @@ def validate(
         validation = validate_table(shipped(table, "validation", ".csv"), where=chosen, progress=advance)
     if json is not None:
         write_text(json, validation.to_json())
+    if html is not None:
+        from simulator.cli_validation_page import validation_record
+        from simulator.report.validation_page import render_validation
+
+        write_text(html, render_validation(validation_record(validation, table)))
     from simulator.cli_validation import print_validation
 
     print_validation(validation, table)
-    if json is not None:
-        echo(f"Wrote {json}.")
+    for file in (json, html):
+        if file is not None:
+            echo(f"Wrote {file}.")
 
 
 def _equation(text: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
@@ -23,7 +23,7 @@ def print_validation(validation: Validation, name: str) -> None:
     metrics = validation.metrics()
     if metrics:
         _print_scores(validation, metrics)
-        for heading, key in _GROUPINGS.items():
+        for heading, key in GROUPINGS.items():
             _print_groups(validation, metrics[0], heading, key)
     for reason, count in Counter(_kind_of_reason(row) for row in refused).most_common(MOST_REASONS):
         echo(f"  refused: {count} x {reason}")
@@ -42,13 +42,22 @@ def _print_scores(validation: Validation, metrics: Sequence[str]) -> None:
 
 def _print_groups(validation: Validation, metric: str, heading: str, key: Callable[[Row], str]) -> None:
     table = _score_table(f"error of {metric} by {heading}, %", heading)
-    rows = sorted((row for row in validation.rows if metric in row.metrics), key=_gpus)
-    groups = dict.fromkeys(key(row) for row in rows)
-    for name in groups if key is _size else sorted(groups):
-        score = validation.score(metric, [row for row in rows if key(row) == name])
-        if score is not None:
-            table.add_row(name, *_cells(score))
+    for name, score in group_scores(validation, metric, validation.rows, key):
+        table.add_row(name, *_cells(score))
     print_table(table)
+
+
+def group_scores(
+    validation: Validation, metric: str, rows: Iterable[Row], key: Callable[[Row], str]
+) -> list[tuple[str, Score]]:
+    """The errors of a metric in each group of the rows, in order of the groups' names, sizes from small to large."""
+    measured = sorted((row for row in rows if metric in row.metrics), key=gpus_of)
+    groups: dict[str, list[Row]] = {}
+    for row in measured:
+        groups.setdefault(key(row), []).append(row)
+    names = list(groups) if key is GROUPINGS["GPUs"] else sorted(groups)
+    scores = ((name, validation.score(metric, groups[name])) for name in names)
+    return [(name, score) for name, score in scores if score is not None]
 
 
 def _score_table(title: str, *headings: str) -> Table:
@@ -71,17 +80,18 @@ def _cells(score: Score) -> list[str]:
     return [str(score.n), *errors, round_share(score.coverage / 100)]
 
 
-def _gpus(row: Row) -> int:
+def gpus_of(row: Row) -> int:
+    """How many GPUs a replayed row ran on."""
     return int(float(row.facts["hardware.gpus"]))
 
 
 def _size(row: Row) -> str:
     """The power of ten of the number of GPUs."""
-    digits = len(str(_gpus(row)))
+    digits = len(str(gpus_of(row)))
     return f"{10 ** (digits - 1):,} to {10**digits - 1:,}"
 
 
-_GROUPINGS: dict[str, Callable[[Row], str]] = {
+GROUPINGS: dict[str, Callable[[Row], str]] = {
     "source": lambda row: row.group.split("/")[0],
     "device": lambda row: row.facts["hardware.device"],
     "GPUs": _size,
