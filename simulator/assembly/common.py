@@ -59,7 +59,7 @@ def summary(b: Build) -> Summary:
         capacity_gib=device.memory.capacity / GIB,
         allocatable_gib=device.memory.capacity / GIB,
         precision=work.precision,
-        peak_flops_per_s=device.peak_for(work.precision),
+        peak_flops_per_s=device.peak_for(b.shapes.precision),
         memory_bandwidth_bytes_per_s=device.memory.bandwidth,
         tokens=float(run.training.tokens) if run.training and run.training.tokens else None,
         parallelism=split,

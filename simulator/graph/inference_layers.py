@@ -12,7 +12,7 @@ from typing import NamedTuple
 from simulator.graph.moe import ExpertLoad
 from simulator.graph.operator import Attention, Collective, Gemm, Item, Operator, Traffic
 from simulator.graph.parallel import Layout
-from simulator.graph.precision import element_bytes
+from simulator.graph.precision import element_bytes, wide
 from simulator.graph.transformer import ACTIVATION_BYTES, Shapes
 from simulator.spec.hardware import Device
 from simulator.spec.inference_constants import read_inference_constants
@@ -42,14 +42,14 @@ class Widths(NamedTuple):
 def widths_of(model: ModelSpec, precision: str, device: Device) -> Widths:
     """How a checkpoint in that precision is stored and computed.
 
-    Where the device lacks the arithmetic, weights expand to bf16 on the way in. Four-bit checkpoints of MoE models
-    quantise
-    the experts alone.
+    Where the device lacks the arithmetic, weights expand to 16 bits on the way in. Four-bit checkpoints of MoE models
+    quantise the experts alone.
     """
     native = precision not in WEIGHT_ONLY and device.supports(precision)
-    compute = precision if native else "bf16"
+    half = "bf16" if device.supports("bf16") else "fp16"
+    compute = precision if native else half
     experts_only = model.is_moe and element_bytes(precision) < 1.0
-    return Widths((compute, precision), ("bf16", "bf16") if experts_only else (compute, precision))
+    return Widths((compute, precision), (half, half) if experts_only else (compute, precision))
 
 
 def gemm(name: str, item: Item, rows: float, n: float, k: float, widths: tuple[str, str]) -> Operator:
@@ -103,9 +103,19 @@ def _latent_projections(s: Shapes, widths: Widths) -> list[Operator]:
     return parts
 
 
-def decode_core(s: Shapes, window: int | None, sequences: float, context: float) -> list[Operator]:
-    """One query of each sequence against its cache of `context` tokens. MLA works in the latent space (absorbed
-    form)."""
+def cache_reads(model: ModelSpec, groups: tuple[int, ...] | None) -> float:
+    """How often decode attention reads the cache: once a query head where its kernel can't share keys in a group."""
+    group = model.num_attention_heads // model.num_key_value_heads
+    return 1.0 if groups is None or model.is_mla or group in groups else float(group)
+
+
+def decode_core(
+    s: Shapes, window: int | None, sequences: float, context: float, *, reads: float = 1.0
+) -> list[Operator]:
+    """One query of each sequence against its cache of `context` tokens, read `reads` times.
+
+    MLA works in the latent space (absorbed form).
+    """
     if sequences == 0:
         return []
     model, tp = s.model, s.layout.tp
@@ -116,8 +126,8 @@ def decode_core(s: Shapes, window: int | None, sequences: float, context: float)
         rank, nope, value = model.kv_lora_rank or 0, model.qk_nope_head_dim or 0, model.v_head_dim or 0
         width = float(rank + (model.qk_rope_head_dim or 0))
         flops = 2.0 * sequences * heads * keys * (2 * rank + (model.qk_rope_head_dim or 0))
-        into = Gemm(sequences * heads, rank, nope, "bf16", heads)
-        out = Gemm(sequences * heads, value, rank, "bf16", heads)
+        into = Gemm(sequences * heads, rank, nope, wide(s.precision), heads)
+        out = Gemm(sequences * heads, value, rank, wide(s.precision), heads)
         parts = [
             Operator("absorb query", "attention_projection", into),
             Operator("absorb value", "attention_projection", out),
@@ -129,11 +139,12 @@ def decode_core(s: Shapes, window: int | None, sequences: float, context: float)
         flops = 4.0 * sequences * heads * keys * head_dim
     work = Attention(
         flops,
-        sequences * keys * width * s.kv_bytes,
+        sequences * keys * width * s.kv_bytes * reads,
         keys,
         head_dim,
         "forward",
         s.layout.settings.attention,
+        wide(s.precision),
         decode=True,
     )
     return [*parts, Operator("decode attention", "attention_core", work)]
@@ -166,7 +177,8 @@ def prompt_core(s: Shapes, window: int | None, widths: Widths, prompts: float, l
     flops = 2.0 * tokens * heads * mean_keys(length, window) * (query + value)
     moved = tokens * (heads * (query + value) + kv_width) * ACTIVATION_BYTES
     seen = length if window is None else min(window, length)
-    work = Attention(flops, moved, seen, (query + value) / 2, "forward", s.layout.settings.attention)
+    kernel_name, head_dim = s.layout.settings.attention, (query + value) / 2
+    work = Attention(flops, moved, seen, head_dim, "forward", kernel_name, wide(s.precision))
     return [*parts, Operator("prompt attention", "attention_core", work)]
 
 
@@ -197,7 +209,7 @@ def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad, reached: float) -> l
         return Operator(name, "expert_gemm", work)
 
     parts = [
-        gemm("router", "elementwise", rows, count, hidden, ("bf16", "bf16")),
+        gemm("router", "elementwise", rows, count, hidden, (wide(compute), wide(compute))),
         kernel("top-k and sort", rows * count * TOP_K_BYTES),
         grouped("expert up", gates * width, hidden),
         kernel("expert activation", load.rows * width * (2 * gates + 1)),
