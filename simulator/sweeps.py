@@ -7,7 +7,7 @@ out. Points that cannot be are rows with their reason: those that do not fit are
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from math import nan, prod
@@ -72,12 +72,17 @@ def _windows(text: str, starts: Sequence[int], workers: int) -> Iterator[tuple[C
 
 
 def _window(text: str, start: int) -> tuple[Columns, list[str | None]]:
-    """(value, low and high of every metric; reason or None) of the points from `start` on."""
+    """The figures of the points from `start` on."""
     grid = _grid(text)
+    return evaluate_points(grid, _numbers(grid, start))
+
+
+def evaluate_points(grid: Grid, numbers: Iterable[tuple[int, ...]]) -> tuple[Columns, list[str | None]]:
+    """(value, low and high of every metric; reason or None) of points of a grid, each by its axes' numbers."""
     rows: list[list[float]] = []
     reasons: list[str | None] = []
     with _no_collection():
-        points = [grid.run(numbers) for numbers in _numbers(grid, start)]
+        points = [grid.run(place) for place in numbers]
         outcomes = iter(_outcomes([point for point in points if isinstance(point, Run)]))
         for point in points:
             outcome = next(outcomes) if isinstance(point, Run) else point

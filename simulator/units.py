@@ -31,6 +31,7 @@ _UNITS: dict[str, dict[str, float]] = {
     "money": {"USD": 1.0},
     "price per hour": {"USD/h": 1 / HOUR, "USD": 1 / HOUR},
     "price of energy": {"USD/kWh": 1 / 3.6e6, "USD/MWh": 1 / 3.6e9},
+    "mass": {"g": 1.0, "t": 1e6},
     "carbon per energy": {"g/kWh": 1 / 3.6e6, "gCO2/kWh": 1 / 3.6e6, "kg/kWh": 1e3 / 3.6e6},
 }
 _EXAMPLES = {
@@ -46,6 +47,7 @@ _EXAMPLES = {
     "money": "296000 USD",
     "price per hour": "2.95 USD/h",
     "price of energy": "0.08 USD/kWh",
+    "mass": "500 t",
     "carbon per energy": "369 g/kWh",
 }
 
@@ -109,4 +111,5 @@ EnergyPerBit = Annotated[float, *_field("energy per bit", zero=True)]
 Money = Annotated[float, *_field("money", zero=True)]
 PricePerHour = Annotated[float, *_field("price per hour", zero=True)]
 PriceOfEnergy = Annotated[float, *_field("price of energy", zero=True)]
+Mass = Annotated[float, *_field("mass")]
 CarbonPerEnergy = Annotated[float, *_field("carbon per energy", zero=True)]
