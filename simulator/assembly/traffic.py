@@ -10,20 +10,32 @@ from simulator.assembly.exchange import Pattern, Rows, neighbours, ring, spread
 from simulator.assembly.totals import StageTotals, Sums
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.collective import sent_bytes
+from simulator.engine.fast import LinkUse
 from simulator.graph.builder import Build
 from simulator.graph.operator import Collective
 from simulator.result import Link, Matrix, Traffic
 
+MAX_FULL_LINKS = 4
+"""Links shown that were asked for more than they carry."""
 MAX_ROWS = 16
 """Rows of a matrix; larger machines fold neighbouring ranks or nodes into one row."""
 
 
-def traffic_record(b: Build, costed: CostedGraph, stages: Sequence[StageTotals], mean: Sums, seconds: float) -> Traffic:
-    """Matrices and link use of one step."""
+def traffic_record(
+    b: Build,
+    costed: CostedGraph,
+    stages: Sequence[StageTotals],
+    mean: Sums,
+    seconds: float,
+    uses: Sequence[LinkUse] = (),
+) -> Traffic:
+    """Matrices and link use of one step; of the links that events were played on, those that were full the longest."""
     hardware = b.run.hardware
     links = [_link("Scale-up link, per GPU", costed.machine.link, mean.link_bytes, seconds)]
     if hardware.gpus > hardware.scale_up_domain:
         links.append(_link("Network, per GPU", costed.machine.nic, mean.network_bytes, seconds))
+    full = sorted((use for use in uses if use.full_seconds), key=lambda use: -use.full_seconds)[:MAX_FULL_LINKS]
+    links += [_link(use.name[:1].upper() + use.name[1:], use.bandwidth, use.bytes, seconds) for use in full]
     note = "Bytes one GPU sends in one direction in one step, mean over the GPUs; hidden traffic counts."
     in_node, between = _matrices(b, stages)
     return Traffic(in_node=in_node, between_nodes=between, links=links, note=note)

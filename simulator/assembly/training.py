@@ -52,7 +52,7 @@ def assemble_training(step: Step) -> Result:
             "memory_rules": memory_rules(b),
             "operators": operator_rows(costed, stages, figures.seconds, evidence.errors),
             "timeline": training_timeline(costed, timeline),
-            "traffic": traffic_record(b, costed, stages, sums, figures.seconds),
+            "traffic": traffic_record(b, costed, stages, sums, figures.seconds, timeline.links),
             "bill": _bill(run, figures),
         }
     )

@@ -34,6 +34,16 @@ class StageTime:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkUse:
+    """What a link carried in one step, of its bytes/s, and how long it was asked for more than it carries."""
+
+    name: str
+    bandwidth: float
+    bytes: float
+    full_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepTimeline:
     """When a step ends and what each stage's time went to. `noise` is time lost to the slowest of many ranks."""
 
@@ -43,6 +53,8 @@ class StepTimeline:
     noise: float
     certificate: str
     engine: str = FAST
+    links: tuple[LinkUse, ...] = ()
+    """Where events were played."""
 
     @property
     def exact(self) -> bool:

@@ -13,7 +13,7 @@ from simulator.cost.annotation import CostedGraph
 from simulator.engine.certificate import overloaded
 from simulator.engine.contention import play
 from simulator.engine.expansion import Expansion, expand
-from simulator.engine.fast import StageTime, StepTimeline
+from simulator.engine.fast import LinkUse, StageTime, StepTimeline
 from simulator.engine.pipeline import Times
 from simulator.engine.program import Spent
 from simulator.engine.streams import Played, play_alone
@@ -77,7 +77,17 @@ def _with_sharing(expansion: Expansion, fast: StepTimeline, slowdown: float) -> 
     noise = fast.noise * end / clean
     stages = tuple([_stage(expansion, played, fast, stage) for stage in range(len(fast.stages))])
     words = _words(expansion, played, max(0.0, end / clean - 1), slowdown)
-    return StepTimeline(end + noise, stages, _mean_times(expansion, played), noise, words, EVENTS)
+    links = expansion.links
+    uses = zip(links.names, links.capacity, played.moved, played.full_seconds, strict=True)
+    return StepTimeline(
+        duration=end + noise,
+        stages=stages,
+        times=_mean_times(expansion, played),
+        noise=noise,
+        certificate=words,
+        engine=EVENTS,
+        links=tuple([LinkUse(*use) for use in uses]),
+    )
 
 
 def _stage(expansion: Expansion, played: Played, fast: StepTimeline, stage: int) -> StageTime:
