@@ -240,18 +240,15 @@ def compare(run: Run, row: Mapping[str, str]) -> tuple[dict[str, Comparison], Ma
     """Predictions of what the row measured, and the predicted step's seconds by item."""
     from simulator.predictions import predict
 
-    measured = {
-        key.removeprefix("measured."): _measurement(key, text)
-        for key, text in row.items()
-        if key.startswith("measured.") and text
-    }
+    cells = {key: _measurement(key, text) for key, text in row.items() if key.startswith("measured.") and text}
+    measured = {key.removeprefix("measured."): value for key, value in cells.items() if value > 0}
     if run.kind == "training":
         derive_step_time(run, measured)
     prediction = predict(run)
     metrics = {
         name: Comparison(prediction.numbers[name], value)
         for name, value in measured.items()
-        if name in prediction.numbers and value > 0
+        if name in prediction.numbers
     }
     return metrics, prediction.breakdown
 
