@@ -13,6 +13,8 @@ from simulator.spec.base import data_root
 from simulator.validation import Row, Validation
 
 _WORDS = {"id", "source", "quality", "kind", "notes", "doubt"}
+# What remains of an item that takes no time, once sums are taken, is less of a step than this.
+_LEAST = 1e-9
 _CONSTANTS = (
     "The model's constants (efficiencies, overlap, host time, noise) are the same for every row; none is keyed by "
     "a model or a row."
@@ -44,6 +46,7 @@ def _fitted(table: Path) -> str:
 
 def _row(row: Row) -> ReplayedRow:
     facts = row.facts
+    least = _LEAST * sum(row.breakdown.values())
     known = sorted(row.breakdown.items(), key=lambda item: ITEM_ORDER.index(item[0]))
     return ReplayedRow(
         id=row.id,
@@ -62,7 +65,7 @@ def _row(row: Row) -> ReplayedRow:
             key: Compared(c.predicted.value, c.predicted.low, c.predicted.high, c.measured)
             for key, c in row.metrics.items()
         },
-        parts=[Part(style(item).label, style(item).color, seconds) for item, seconds in known if seconds > 0],
+        parts=[Part(style(item).label, style(item).color, seconds) for item, seconds in known if seconds > least],
         settings={path: value for path, value in facts.items() if path not in _WORDS},
     )
 

@@ -77,8 +77,11 @@ class Browser:
         return self.driver.execute_cdp_cmd(command, arguments)
 
     def open(self, name: str, width: int = 1280, *, dark: bool = False, media: str = "") -> Browser:
+        return self.show(html_of(name), name, width, dark=dark, media=media)
+
+    def show(self, html: str, name: str, width: int = 1280, *, dark: bool = False, media: str = "") -> Browser:
         file = self.folder / f"{name}.html"
-        file.write_text(html_of(name), encoding="utf-8")
+        file.write_text(html, encoding="utf-8")
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.tell("Emulation.setEmulatedMedia", media=media, features=[scheme])

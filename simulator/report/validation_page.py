@@ -92,7 +92,7 @@ def _verdict(record: ValidationRecord) -> str:
     """How far off the first metric is, over the rows of the best quality where there are any."""
     metrics = record.metrics()
     if not metrics:
-        return f"None of the {len(record.rows):,} rows could be replayed." if record.rows else "The table has no rows."
+        return "No row of the table could be replayed." if record.rows else "The table has no rows."
     return _sentence(record.of(metrics[0])[-1], record)
 
 
@@ -105,7 +105,7 @@ def _others(record: ValidationRecord) -> list[str]:
         if metric != metrics[0]:
             found.append(_sentence([every, *best][-1], record))
         elif best:
-            rest = f"{every.total.n - best[0].total.n:,} of them with settings partly assumed"
+            rest = f"{every.total.n - best[0].total.n:,} of them of lower quality"
             found.append(f"All {_runs(every.total.n)}, {rest}: {_figures(every.total)}.")
     return found
 
@@ -118,12 +118,13 @@ def _sentence(errors: Errors, record: ValidationRecord) -> str:
 
 
 def _figures(score: Score) -> str:
-    inside = numbers.round_share(score.coverage / 100)
-    verb = "lies" if score.n == 1 else "lie"
-    what = "measurement" if score.n == 1 else "measurements"
+    if score.n == 1:
+        covered = f"the measurement lies {'inside' if score.coverage else 'outside'}"
+    else:
+        covered = f"{numbers.round_share(score.coverage / 100)} of the measurements lie inside"
     return (
         f"{percent(score.mape)} on average (median {percent(score.median)}), bias {signed_percent(score.bias)}; "
-        f"{inside} of the {what} {verb} inside the 90{numbers.NBSP}% interval"
+        f"{covered} the 90{numbers.NBSP}% interval"
     )
 
 
@@ -178,9 +179,10 @@ def _worst_finding(worst: list[ReplayedRow], total: int, metric: str) -> str:
 
 def _refused_finding(refused: list[ReplayedRow], total: int) -> str:
     if not refused:
-        return f"None of the {total:,} rows was refused."
+        return "No row was refused."
     verb = "was" if len(refused) == 1 else "were"
-    return f"{len(refused):,} of {total:,} rows {verb} refused: no run can be made of them, or not one that fits."
+    rows = "row" if total == 1 else "rows"
+    return f"{len(refused):,} of {total:,} {rows} {verb} refused: no run can be made of them, or not one that fits."
 
 
 def _payload(record: ValidationRecord, rows: list[tuple[int, ReplayedRow]]) -> dict[str, Any]:
