@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from simulator import simulate
+from simulator.assembly.totals import mean_sums
 from simulator.cost.annotation import CostedGraph, CostedProgram
 from simulator.engine import runner
 from simulator.engine.certificate import overloaded
@@ -24,6 +25,7 @@ from simulator.engine.streams import Do, Instruction, Launch, Signal, Wait, play
 from simulator.errors import InfeasibleError, SpecError
 from simulator.graph.graph import Chunk, OperatorGraph, Pipeline, Program, StageEnd
 from simulator.graph.operator import Collective, Group, Operator, Traffic
+from simulator.simulation import training_step
 from simulator.spec.constants import read_constants
 from simulator.spec.run import Run
 
@@ -273,6 +275,29 @@ def test_a_result_says_who_timed_it() -> None:
     assert events.step_time_s is not None
     assert events.step_time_s.value >= fast.step_time_s.value
     assert sum(item.seconds.value for item in events.breakdown) == pytest.approx(events.step_time_s.value, rel=1e-9)
+
+
+def test_links_carry_the_bytes_that_the_operators_send() -> None:
+    _, costed = toy.costed(moe_run())
+    sums, timeline = mean_sums(costed.graph), timed(costed, "events")
+
+    def carried(link: str, way: str) -> float:
+        return sum(use.bytes for use in timeline.links if use.name.startswith(link) and use.name.endswith(way))
+
+    for way in ("out", "in"):  # of two stages; eight ranks of a stage in a node
+        assert carried("scale-up port", way) / 2 == pytest.approx(sums.link_bytes)
+        assert carried("network ports", way) / 2 / 8 == pytest.approx(sums.network_bytes)
+
+
+def test_the_links_that_were_full_the_longest_are_shown() -> None:
+    traffic = simulate(moe_run(), engine="events").traffic
+    assert traffic is not None
+    full = [use for use in training_step(moe_run(), engine="events").timeline.links if use.full_seconds]
+    longest = sorted(full, key=lambda use: -use.full_seconds)[:4]
+    shown = ["scale-up link, per GPU", "network, per GPU", *(use.name for use in longest)]
+    assert len(longest) == 4
+    assert [link.name.lower() for link in traffic.links] == [name.lower() for name in shown]
+    assert [link.bytes for link in traffic.links[2:]] == [use.bytes for use in longest]
 
 
 def test_events_give_the_same_every_time() -> None:
