@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from simulator.graph import parameters_held as held
 from simulator.graph.builder import Build
-from simulator.graph.layers import Layer, stack_of
+from simulator.graph.layers import Layer, Portion, stack_of
 from simulator.units import GIB
 
 BF16, FP32 = 2.0, 4.0
@@ -60,17 +60,24 @@ def training_memory(b: Build) -> list[StageBytes]:
     stack = stack_of(b.run.model, b.layout.pp, b.layout.vpp, b.run.defaults.pads_uneven_pipeline)
     stored = {layer: stored_bytes(b, layer) for layer in stack.layers}
     extra = {layer: live_bytes(b, layer) - stored[layer] for layer in stack.layers}
-    return [_stage(b, stage, dict(portion), stored, extra) for stage, portion in enumerate(stack.stages)]
+    states: dict[tuple[Portion, bool, bool], tuple[float, float, float, float]] = {}
+    stages = []
+    for stage, portion in enumerate(stack.stages):
+        key = (portion, stage == 0, stage == b.layout.pp - 1)
+        if key not in states:
+            states[key] = _states(b, stage, dict(portion))
+        kept = sum([stored[layer] * count for layer, count in portion]) / b.layout.vpp
+        live = max([extra[layer] for layer, _ in portion], default=0.0)
+        stages.append(_stage(b, stage, states[key], kept, live))
+    return stages
 
 
 def _stage(
-    b: Build, stage: int, layers: Mapping[Layer, int], stored: Mapping[Layer, float], extra: Mapping[Layer, float]
+    b: Build, stage: int, held_states: tuple[float, float, float, float], stored: float, live: float
 ) -> StageBytes:
-    """Peak bytes of a stage: `stored` per layer and micro-batch in flight, `extra` during the layer's backward pass."""
-    parameters, gradients, states, gathered = _states(b, stage, layers)
-    flight = chunks_in_flight(stage, b.layout.pp, b.layout.vpp, b.layout.micro_batches, _schedule(b))
-    kept = sum(stored[layer] * count for layer, count in layers.items()) / b.layout.vpp * flight
-    live = max((extra[layer] for layer in layers), default=0.0)
+    """Peak bytes of a stage that keeps `stored` per chunk in flight, and `live` more during a backward pass."""
+    parameters, gradients, states, gathered = held_states
+    kept = stored * chunks_in_flight(stage, b.layout.pp, b.layout.vpp, b.layout.micro_batches, _schedule(b))
     first, last = stage == 0, stage == b.layout.pp - 1
     logits = _logits(b) if last else 0.0
     moment = "loss of the first micro-batch" if logits > live else "backward pass of the last layer held"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from simulator.errors import InfeasibleError
 from simulator.graph.operator import Group
@@ -47,10 +48,7 @@ class Layout:
 
     def group(self, size: int, stride: int) -> Group:
         """The group of `size` ranks that lie `stride` apart. Domains hold a power-of-two-like share of it."""
-        fit = min(size, max(1, self.domain // stride))
-        while size % fit:
-            fit -= 1
-        return Group(size, fit)
+        return _group(size, max(1, self.domain // stride))
 
     @property
     def tensor_group(self) -> Group:
@@ -80,6 +78,15 @@ class Layout:
     @property
     def stage_crosses_domains(self) -> bool:
         return self.gpus // self.pp >= self.domain or self.domain % (self.gpus // self.pp) != 0
+
+
+@lru_cache(maxsize=4096)
+def _group(size: int, in_domain: int) -> Group:
+    """The group of `size` ranks of which a domain can hold `in_domain`: as many as fit and divide it."""
+    fit = min(size, in_domain)
+    while size % fit:
+        fit -= 1
+    return Group(size, fit)
 
 
 def build_layout(run: Run, *, advise: bool = True) -> Layout:
