@@ -32,6 +32,11 @@ class Listing:
     columns: tuple[Column, ...]
     rows: tuple[ListedRow, ...]
 
+    @property
+    def first_width(self) -> int:
+        """Width in px at which the longest name takes about three lines, within limits."""
+        return min(230, max(90, 3 * max((len(row.id) for row in self.rows), default=0)))
+
 
 def metric_of(key: str) -> Metric:
     """How a metric is called and written; one that no report knows goes by its key."""
