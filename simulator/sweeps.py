@@ -9,18 +9,20 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from math import nan, prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.assembly.evaluated import Step
+from simulator.assembly.items import style
 from simulator.assembly.metrics import batch_figures, inference_metrics, step_figures, training_metrics
 from simulator.errors import InfeasibleError, SimulatorError, SpecError
-from simulator.result import Number
+from simulator.result import Color, Number
 from simulator.simulation import inference_batch, training_steps
 from simulator.spec.grid import Grid
 from simulator.spec.run import Run
@@ -39,8 +41,17 @@ METRICS = (
     "joules_per_output_token", "average_power_w_per_gpu", "carbon_kg",
 )  # fmt: skip
 
-Metrics = Mapping[str, Number | None]
+KINDS: tuple[Color, ...] = get_args(Color)
+
 Columns = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a point takes: its metrics, and the seconds of a step (a decode step) by item, which sum to it."""
+
+    metrics: Mapping[str, Number | None]
+    seconds: Mapping[str, float]
 
 
 def evaluate(sweep: Sweep, *, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> pandas.DataFrame:
@@ -77,8 +88,13 @@ def _window(text: str, start: int) -> tuple[Columns, list[str | None]]:
     return evaluate_points(grid, _numbers(grid, start))
 
 
-def evaluate_points(grid: Grid, numbers: Iterable[tuple[int, ...]]) -> tuple[Columns, list[str | None]]:
-    """(value, low and high of every metric; reason or None) of points of a grid, each by its axes' numbers."""
+def evaluate_points(
+    grid: Grid, numbers: Iterable[tuple[int, ...]], *, kinds: bool = False
+) -> tuple[Columns, list[str | None]]:
+    """(value, low and high of every metric; reason or None) of points of a grid, each by its axes' numbers.
+
+    With `kinds` also the seconds of a step (a decode step) by kind of time, in columns such as `seconds.expert`.
+    """
     rows: list[list[float]] = []
     reasons: list[str | None] = []
     with _no_collection():
@@ -86,13 +102,14 @@ def evaluate_points(grid: Grid, numbers: Iterable[tuple[int, ...]]) -> tuple[Col
         outcomes = iter(_outcomes([point for point in points if isinstance(point, Run)]))
         for point in points:
             outcome = next(outcomes) if isinstance(point, Run) else point
-            rows.append(_row(outcome))
+            rows.append(_row(outcome) + (_seconds_by_kind(outcome) if kinds else []))
             reasons.append(str(outcome) if isinstance(outcome, SimulatorError) else None)
     names = [name for key in METRICS for name in (key, f"{key}.low", f"{key}.high")]
+    names += [f"seconds.{kind}" for kind in KINDS] if kinds else []
     return dict(zip(names, np.array(rows).T, strict=True)), reasons
 
 
-def _row(outcome: Metrics | SimulatorError) -> list[float]:
+def _row(outcome: Outcome | SimulatorError) -> list[float]:
     """Value, low and high of every metric; of a point that doesn't fit only its memory."""
     nothing = (nan, nan, nan)
     if isinstance(outcome, SimulatorError):
@@ -101,9 +118,18 @@ def _row(outcome: Metrics | SimulatorError) -> list[float]:
         return [part for key in METRICS for part in (memory if key == "peak_memory_gib" else nothing)]
     row: list[float] = []
     for key in METRICS:
-        number = outcome.get(key)
+        number = outcome.metrics.get(key)
         row += nothing if number is None else (number.value, number.low, number.high)
     return row
+
+
+def _seconds_by_kind(outcome: Outcome | SimulatorError) -> list[float]:
+    if isinstance(outcome, SimulatorError):
+        return [nan] * len(KINDS)
+    sums = dict.fromkeys(KINDS, 0.0)
+    for item, seconds in outcome.seconds.items():
+        sums[style(item).color] += seconds
+    return list(sums.values())
 
 
 @contextmanager
@@ -135,25 +161,27 @@ def _numbers(grid: Grid, start: int) -> Iterator[tuple[int, ...]]:
     return zip(*(axis.tolist() for axis in np.unravel_index(places, sizes)), strict=True)
 
 
-def _outcomes(runs: Sequence[Run]) -> list[Metrics | SimulatorError]:
-    """The metrics of each run, or why it can't be."""
+def _outcomes(runs: Sequence[Run]) -> list[Outcome | SimulatorError]:
+    """What each run takes, or why it can't be."""
     if not runs:
         return []
     if runs[0].kind == "training":
-        return [_step_metrics(step) if isinstance(step, Step) else step for step in training_steps(runs)]
-    return [_batch_metrics(run) for run in runs]
+        return [_step_outcome(step) if isinstance(step, Step) else step for step in training_steps(runs)]
+    return [_batch_outcome(run) for run in runs]
 
 
-def _step_metrics(step: Step) -> Metrics:
-    return training_metrics(step, step_figures(step))
+def _step_outcome(step: Step) -> Outcome:
+    figures = step_figures(step)
+    return Outcome(training_metrics(step, figures), figures.exposed)
 
 
-def _batch_metrics(run: Run) -> Metrics | SimulatorError:
+def _batch_outcome(run: Run) -> Outcome | SimulatorError:
     try:
         batch = inference_batch(run, advise=False)
     except (InfeasibleError, SpecError) as error:
         return error
-    return inference_metrics(batch, batch_figures(batch))
+    seconds = {**batch.decode[2].spent.exposed, "engine": batch.step_overhead}
+    return Outcome(inference_metrics(batch, batch_figures(batch)), seconds)
 
 
 def _frame(sweep: Sweep, columns: Sequence[Columns], reasons: list[str | None]) -> pandas.DataFrame:
