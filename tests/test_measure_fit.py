@@ -104,6 +104,11 @@ def test_families_split_where_the_code_changes(op: str, kernel: str, shape: dict
     assert family_of(Call(op, kernel, shape, ())) == name
 
 
+def test_an_operator_nobody_knows_is_refused() -> None:
+    with pytest.raises(CalibrationError, match=r"^prices know no operator 'gem'\. Did you mean 'gemm'"):
+        looped("gem", "nt", {"m": 2.0}, "fp32")
+
+
 def test_the_fit_finds_the_memory_of_a_machine() -> None:
     rows = []
     for kernel in ("copy_", "add", "mul"):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from simulator.errors import CalibrationError, nearest
+
 FAR = 1e12
 """Reuse distance of memory never used before, bytes."""
 
@@ -82,6 +84,8 @@ class _Footprint(NamedTuple):
 def looped(op: str, kernel: str, shape: Shape, dtype: str) -> Call:
     """The call of a point measured in a loop, its operands touched one repetition or `reuse` bytes ago."""
     size = ELEMENT_BYTES[dtype]
+    if op not in _FOOTPRINTS:
+        raise CalibrationError(f"prices know no operator '{op}'.{nearest(op, _FOOTPRINTS)}")
     footprint = _FOOTPRINTS[op](kernel, shape)
     reuse = shape.get("reuse", 0.0)
     near, far = footprint.near * size, footprint.far * size

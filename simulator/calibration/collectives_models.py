@@ -40,7 +40,7 @@ class GroupExchange:
         return out
 
 
-class _Rows(torch.autograd.Function):
+class _Rows(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped to mypy
     """all_to_all of rows; its gradient travels the way back."""
 
     @staticmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -51,7 +51,7 @@ STREAMING = ("copy_", "add", "mul", "square", "scale", "neg")
 SHRINKS = (0.3, 3.0, 30.0)
 
 
-def fit_prices(table: pd.DataFrame, *, statistic: str) -> Prices:
+def fit_prices(table: pd.DataFrame, *, statistic: Literal["minimum", "median"]) -> Prices:
     """Prices fitted to a live-measured table. Raises CalibrationError where it is too small or of several devices."""
     first = table.iloc[0] if len(table) else None
     if first is None or table[["device", "dtype"]].drop_duplicates().shape[0] != 1:
@@ -70,7 +70,7 @@ def fit_prices(table: pd.DataFrame, *, statistic: str) -> Prices:
         library=first["library"],
         version=first["version"],
         date=first["date"],
-        statistic=statistic,  # type: ignore[arg-type]
+        statistic=statistic,
         memory=memory,
         families=families,
         host=fit_host(rows),
@@ -121,7 +121,8 @@ def fit_memory(rows: Sequence[tuple[Call, float]]) -> MemoryLevels:
     reuse = np.array([t.reuse for call, _ in used for t in call.touches])
     elements = np.array([call.shape["elements"] for call, _ in used])
 
-    def levels(x: Array) -> MemoryLevels:
+    def levels(wide: Array) -> MemoryLevels:
+        x = np.clip(wide, -40.0, 30.0)  # the search strays where numbers overflow
         rates = np.cumsum(np.exp(x[:3]))
         return MemoryLevels(
             seconds_per_byte=tuple(rates), knees=(float(np.exp(x[3])), float(np.exp(x[3] + np.exp(x[4]))))

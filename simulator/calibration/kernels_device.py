@@ -18,7 +18,7 @@ from typing import Protocol
 
 import torch
 
-from simulator.calibration.protocol import Skip, Statistic
+from simulator.calibration.protocol import Device, Skip, Statistic
 from simulator.units import MIB
 
 HOT_BYTES, COLD_BYTES = 160 * MIB, 192 * MIB
@@ -46,12 +46,16 @@ class DeviceInfo:
         return asdict(self)
 
 
-class TorchDevice(Protocol):
-    """What points need of a device to allocate their operands."""
+class TorchDevice(Device, Protocol):
+    """A device of torch, on which points can allocate their operands."""
 
     kind: str
     dtype: torch.dtype
     torch_device: torch.device
+
+    @property
+    def info(self) -> DeviceInfo:
+        """What it is, for the table and the journal."""
 
     def operands(self) -> Operands:
         """Operands of one point, laid out from the beginning of the arenas."""

@@ -17,6 +17,9 @@ from simulator.calibration.kernels_device import TorchDevice
 from simulator.calibration.protocol import Case
 
 Layout = Literal["nt", "nn", "tn"]
+LAYOUTS: tuple[Layout, ...] = ("nt", "nn", "tn")
+Grouped = Literal["loop", "grouped_mm"]
+GROUPED: tuple[Grouped, ...] = ("loop", "grouped_mm")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def spread(count: int, low: tuple[int, ...], high: tuple[int, ...], *, start: in
 def gemm_cases(sizes: GemmSizes, dtype: str) -> Iterator[Case]:
     """Plain products in three layouts; few rows with the weights in the cache and far from it."""
     seen = set()
-    for place, layout in enumerate(("nt", "nn", "tn")):
+    for place, layout in enumerate(LAYOUTS):
         taken = 0
         for shape in spread(40 * sizes.points, sizes.low, sizes.high, start=1 + place):
             m, n, k = shape if layout != "tn" else (shape[1], shape[2], shape[0])
@@ -79,7 +82,7 @@ def gemm_cases(sizes: GemmSizes, dtype: str) -> Iterator[Case]:
             ):
                 seen.add((layout, m, n, k))
                 taken += 1
-                yield gemm(layout, m, n, k, dtype=dtype)  # type: ignore[arg-type]
+                yield gemm(layout, m, n, k, dtype=dtype)
     edge = sizes.largest
     yield gemm("nt", edge, edge, edge, dtype=dtype)
     for n, k in sizes.weights:
@@ -91,15 +94,15 @@ def gemm_cases(sizes: GemmSizes, dtype: str) -> Iterator[Case]:
             yield gemm("nn", few, k, n, dtype=dtype)
             yield gemm("tn", n, k, few, dtype=dtype)
     for groups, m, n, k in sizes.batched:
-        for layout in ("nn", "nt", "tn"):
-            yield batched_gemm(layout, groups, m, n, k, dtype=dtype)  # type: ignore[arg-type]
+        for layout in LAYOUTS:
+            yield batched_gemm(layout, groups, m, n, k, dtype=dtype)
     for groups, rows, columns in sizes.vectors:
-        for layout in ("nn", "nt"):
-            yield batched_gemm(layout, groups, 1, columns, rows, dtype=dtype)  # type: ignore[arg-type]
-            yield batched_gemm(layout, groups, rows, 1, columns, dtype=dtype)  # type: ignore[arg-type]
+        for layout in LAYOUTS[:2]:
+            yield batched_gemm(layout, groups, 1, columns, rows, dtype=dtype)
+            yield batched_gemm(layout, groups, rows, 1, columns, dtype=dtype)
     for groups, m, n, k in sizes.grouped:
-        for kernel in ("loop", "grouped_mm"):
-            yield grouped_gemm(kernel, groups, m, n, k, dtype=dtype)  # type: ignore[arg-type]
+        for kernel in GROUPED:
+            yield grouped_gemm(kernel, groups, m, n, k, dtype=dtype)
 
 
 def gemm(layout: Layout, m: int, n: int, k: int, *, dtype: str, reuse: int = 0) -> Case:
@@ -131,7 +134,7 @@ def batched_gemm(layout: Layout, groups: int, m: int, n: int, k: int, *, dtype: 
     return Case("batched_gemm", layout, dtype, {"groups": groups, "m": m, "n": n, "k": k}, build)
 
 
-def grouped_gemm(kernel: Literal["loop", "grouped_mm"], groups: int, m: int, n: int, k: int, *, dtype: str) -> Case:
+def grouped_gemm(kernel: Grouped, groups: int, m: int, n: int, k: int, *, dtype: str) -> Case:
     """`groups` experts of (k, n) on m rows in all, split unevenly; as a loop of products or as one kernel."""
 
     def build(device: TorchDevice) -> Callable[[], object]:

@@ -31,6 +31,7 @@ STRETCHES = (1, 4, 12, 40, 120)
 """Products in a row."""
 
 Chain = Literal["inference", "forward", "training"]
+MODES: tuple[Chain, ...] = ("inference", "forward", "training")
 
 
 def host_cases(dtype: str) -> Iterator[Case]:
@@ -39,8 +40,8 @@ def host_cases(dtype: str) -> Iterator[Case]:
     yield view(dtype=dtype)
     yield module(dtype=dtype)
     for calls in CHAINS:
-        for mode in ("inference", "forward", "training"):
-            yield autograd(mode, calls, dtype=dtype)  # type: ignore[arg-type]
+        for mode in MODES:
+            yield autograd(mode, calls, dtype=dtype)
     for kernel in SEQUENCE:
         yield member(kernel, dtype=dtype)
         for rows in BEFORE_ROWS:

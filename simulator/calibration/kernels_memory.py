@@ -194,7 +194,7 @@ def copy(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
         operands = device.operands()
         if kernel == "contiguous":  # (heads, rows, head_dim) brought into the order of rows
             x = operands.hot(HEADS, rows // HEADS, columns).transpose(0, 1)
-            return x.contiguous
+            return lambda: x.contiguous()
         half = max(1, columns // 2)
         left, right = operands.hot(rows, half), operands.hot(rows, half)
         return lambda: torch.cat((left, right), -1)
@@ -229,10 +229,11 @@ def optimizer(tensors: int, elements: int, *, dtype: str) -> Case:
     """One fused AdamW step over parameters whose gradients are there."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
-        where = {"device": device.torch_device, "dtype": device.dtype}
-        parameters = [torch.nn.Parameter(torch.ones(elements, **where)) for _ in range(tensors)]  # type: ignore[arg-type]
+        ones = torch.ones(elements, device=device.torch_device, dtype=device.dtype)
+        parameters = [torch.nn.Parameter(ones.clone()) for _ in range(tensors)]
         for parameter in parameters:
-            parameter.grad = torch.ones_like(parameter)
-        return torch.optim.AdamW(parameters, fused=True, foreach=False).step
+            parameter.grad = ones.clone()
+        adamw = torch.optim.AdamW(parameters, fused=True, foreach=False)
+        return lambda: adamw.step()
 
     return Case("optimizer", "adamw", dtype, {"tensors": tensors, "elements": tensors * elements}, build)

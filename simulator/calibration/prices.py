@@ -79,7 +79,7 @@ Curve = tuple[tuple[float, float], ...]
 def along(curve: Curve, seconds: Array | float) -> Array:
     """The curve's values; beyond its ends those of its ends."""
     x, y = np.array(curve).T
-    return np.interp(np.log(np.maximum(seconds, 1e-12)), np.log(x), y)
+    return np.asarray(np.interp(np.log(np.maximum(seconds, 1e-12)), np.log(x), y))
 
 
 class HostCosts(Spec):

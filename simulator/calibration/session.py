@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulator.calibration.journal import Journal, read_trials
 from simulator.calibration.protocol import Measured, Progress, estimate, measure
@@ -51,6 +51,12 @@ class CalibrationReport:
             *(f"  {name}: {family.relative_error:.1%} ({family.points})" for name, family in errors),
         ]
         return "\n".join(lines)
+
+    def page(self) -> dict[str, Any]:
+        """What `report.calibration_page.render_calibration` draws: plain data, times in seconds."""
+        from simulator.calibration.session_page import page_data
+
+        return page_data(self.table, self.prices, self.measured)
 
 
 def open_device(name: str) -> TorchDevice:

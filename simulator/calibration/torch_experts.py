@@ -36,7 +36,7 @@ class Exchange(Protocol):
         """Rows from all ranks in order, for rows sent to all ranks in order. Differentiable."""
 
 
-class FeedForward(nn.Module):
+class FeedForward(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy
     """Up (and gate), activation, down: silu where gated, gelu where not."""
 
     def __init__(self, hidden: int, width: int, *, gated: bool, bias: bool) -> None:
@@ -56,7 +56,7 @@ class FeedForward(nn.Module):
         return out
 
 
-class MixtureOfExperts(nn.Module):
+class MixtureOfExperts(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy
     """Every token goes to its best experts by a learned router, weights normalised over them."""
 
     def __init__(self, spec: ModelSpec, group: Exchange | None = None) -> None:
@@ -123,7 +123,7 @@ def _integers(counts: Tensor) -> list[int]:
     return [int(count) for count in counts.tolist()]
 
 
-class Peer(nn.Module):
+class Peer(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy
     """Parameter-efficient expert retrieval (arXiv 2407.04153): one-neuron experts found by product keys."""
 
     def __init__(self, hidden: int, spec: PeerSpec) -> None:

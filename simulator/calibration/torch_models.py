@@ -34,7 +34,7 @@ class Cache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
-class Attention(nn.Module):
+class Attention(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy
     """Causal self-attention with rotary positions, grouped heads and an optional cache."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -74,7 +74,7 @@ def rotation_of(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[T
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-class Layer(nn.Module):
+class Layer(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy
     """Attention and feed-forward network, each after a norm and added to the stream."""
 
     def __init__(self, spec: ModelSpec, kind: str, group: Exchange | None) -> None:
@@ -107,7 +107,7 @@ def norm_of(spec: ModelSpec) -> nn.Module:
     return nn.LayerNorm(spec.hidden_size, eps=NORM_EPSILON, elementwise_affine=affine, bias=spec.norm == "layernorm")
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy
     """Embedding, layers, norm and head. Tokens of shape (batch, sequence) to logits (batch, sequence, vocabulary)."""
 
     def __init__(self, spec: ModelSpec, group: Exchange | None = None) -> None:

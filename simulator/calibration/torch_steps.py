@@ -18,6 +18,7 @@ from simulator.calibration.verify_cases import VerifyCase
 BATCHES = 64
 """Token batches taken in turn: branches and sparse rows of a repeated one would be learned."""
 SEED = 1
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Step = Callable[[], object]
 Counts = Sequence[Sequence[int]]
@@ -55,16 +56,16 @@ def _step(case: VerifyCase, model: Decoder, tokens: Callable[[], torch.Tensor]) 
 
             def train() -> None:
                 batch = tokens()
-                loss_of(model(batch), batch).backward()  # type: ignore[no-untyped-call]
+                loss_of(model(batch), batch).backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
             return train
 
 
-@torch.no_grad()
 def _inference(model: Decoder, tokens: torch.Tensor, caches: Any = None) -> torch.Tensor:
-    logits: torch.Tensor = model(tokens, caches)
+    with torch.no_grad():
+        logits: torch.Tensor = model(tokens, caches)
     return logits
 
 

@@ -57,7 +57,7 @@ def _counter(result: Trace) -> Callable[[torch.nn.Module, Any], None]:
     return count
 
 
-class _Tracer(TorchDispatchMode):
+class _Tracer(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped to mypy
     """Turns dispatched operators into calls."""
 
     def __init__(self, memory: _Memory, result: Trace) -> None:
@@ -170,4 +170,4 @@ def unique_bytes(tensor: Tensor) -> float:
     count = 1.0
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         count *= size if stride else 1
-    return count * tensor.element_size()
+    return count * float(tensor.element_size())

@@ -2,23 +2,30 @@
 
 Steps are timed in two separate measuring runs; the time of a step is the smallest (CPU) or median (GPU) trial of both,
 and how far the runs differ is the floor no prediction can beat. A prediction sees shapes and, for mixtures of experts,
-the tokens by expert, never a time.
+the tokens by expert, never the time of a model. What the host does around kernels depends on what else the machine does
+just then, so its points are measured again between the models and replace the profile's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from simulator.calibration.calls import looped
+from simulator.calibration.cpu_fit import fit_host
 from simulator.calibration.journal import Journal
 from simulator.calibration.prices import Prices
 from simulator.calibration.prices_file import read_prices
-from simulator.calibration.protocol import Case, Device, Progress, estimate, measure
+from simulator.calibration.protocol import Case, Device, Point, Progress, estimate, measure
 from simulator.calibration.session import open_device
 from simulator.calibration.step_prices import Priced, price_step
 from simulator.calibration.verify_cases import VerifyCase, drawn_cases, fixed_cases
 from simulator.calibration.verify_report import Comparison, VerifyReport
 from simulator.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from simulator.calibration.kernels_device import TorchDevice
 
 RUNS = 2
 WARM_STEPS, STEPS = 4, 8
@@ -64,8 +71,9 @@ def verify(
 
 
 def _single(
-    chosen: Sequence[VerifyCase], device: Device, prices: Prices, *, seconds: float, progress: Progress | None
+    chosen: Sequence[VerifyCase], device: TorchDevice, prices: Prices, *, seconds: float, progress: Progress | None
 ) -> list[Comparison]:
+    from simulator.calibration.kernels_host import host_cases
     from simulator.calibration.torch_steps import counts_of, step_of, trace_of
 
     def point(index: int, case: VerifyCase) -> Case:
@@ -73,16 +81,15 @@ def _single(
         return Case("model", case.group, prices.dtype, shape, lambda opened: step_of(case, opened)[0])
 
     points = [point(index, case) for index, case in enumerate(chosen)]
-    predicted = [
-        price_step(prices, trace_of(case, counts_of(case, device), device.dtype), kind=device.kind)  # type: ignore
-        for case in chosen
-    ]
+    state = list(host_cases(prices.dtype))
+    traces = [trace_of(case, counts_of(case, device), device.dtype) for case in chosen]
     runs: list[dict[str, list[float]]] = []
     skipped: dict[str, str] = {}
+    around: list[Point] = []
     for _ in range(RUNS):
         with Journal(None, {}) as journal:
-            measure(
-                points,
+            measured = measure(
+                [*points, *state],
                 device,
                 journal,
                 seconds=seconds / RUNS,
@@ -92,11 +99,24 @@ def _single(
             )
             runs.append(journal.trials)
             skipped |= journal.skipped
+            around += [p for p in (*measured.points, *measured.unstable) if p.case.op != "model"]
+    now = with_host(prices, around)
     return [
-        _comparison(case, priced, [run[point.key] for run in runs], device)
-        for case, priced, point in zip(chosen, predicted, points, strict=True)
+        _comparison(case, price_step(now, traced, kind=device.kind), [run[point.key] for run in runs], device)
+        for case, traced, point in zip(chosen, traces, points, strict=True)
         if point.key not in skipped
     ]
+
+
+def with_host(prices: Prices, around: Iterable[Point]) -> Prices:
+    """The prices with the host's costs as measured now, the better of several measurements of a point."""
+    best: dict[str, Point] = {}
+    for point in around:
+        known = best.get(point.case.key)
+        if known is None or point.seconds < known.seconds:
+            best[point.case.key] = point
+    rows = [(looped(p.case.op, p.case.kernel, p.case.shape, prices.dtype), p.seconds) for p in best.values()]
+    return prices.model_copy(update={"host": fit_host(rows)}) if rows else prices
 
 
 def _comparison(case: VerifyCase, priced: Priced, runs: Iterable[list[float]], device: Device) -> Comparison:

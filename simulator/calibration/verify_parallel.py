@@ -47,15 +47,14 @@ def _slowest(
     case: VerifyCase, routing: list[list[tuple[list[int], list[list[int]]]]], prices: Prices, kind: str
 ) -> Priced:
     """The prediction for the rank that takes longest; the other waits for it in the exchange."""
-    import torch
-
     from simulator.calibration.torch_experts import Routing
-    from simulator.calibration.torch_steps import parallel_trace_of
+    from simulator.calibration.torch_steps import DTYPES, parallel_trace_of
 
-    dtype = torch.float32 if prices.dtype == "fp32" else torch.bfloat16
     found = []
     for layers in routing:
-        trace, sizes = parallel_trace_of(case, [Routing(sent, arriving) for sent, arriving in layers], dtype)
+        trace, sizes = parallel_trace_of(
+            case, [Routing(sent, arriving) for sent, arriving in layers], DTYPES[prices.dtype]
+        )
         travel = collective_seconds(prices, "all_to_all", f"{BACKENDS[kind]} after work", RANKS, sizes)
         found.append(price_step(prices, trace, kind=kind, communication=travel))
     return max(found, key=lambda priced: priced.seconds)
