@@ -29,7 +29,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy --strict simulator
 
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/run.py
 
 gallery: $(VENV)/installed
 	for run in workloads/runs/*.yaml; do \
