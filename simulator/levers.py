@@ -10,9 +10,10 @@ from typing import Any
 
 from simulator.assembly.uncertainty import Z90
 from simulator.errors import InfeasibleError, SimulatorError
+from simulator.graph.precision import is_wide
 from simulator.result import Color, Lever, Number, Result
 from simulator.simulation import inference_batch, training_step
-from simulator.spec.run import Run
+from simulator.spec.run import Run, with_field
 from simulator.spec.settings import resolve_settings
 
 BETTER = 1.10
@@ -118,20 +119,18 @@ def _settings(run: Run) -> Iterator[Change]:
     """Changes a user can make in the run file, those that are not already so."""
 
     def changed(label: str, block: str, field: str, value: Any) -> Change | None:
-        record: Any = getattr(run, block)
-        if getattr(record, field) == value:
-            return None
+        path = f"{block}.{field}"
         try:
-            update = type(record).model_validate({**record.model_dump(exclude_unset=True), field: value})
+            other = with_field(run, path, value)
         except ValueError:
             return None
-        shown = str(value).lower() if isinstance(value, bool) else str(value)
-        return label, f"{block}.{field}", shown, run.model_copy(update={block: update})
+        return label, path, str(value).lower() if isinstance(value, bool) else str(value), other
 
     device, split, resolved = run.hardware.device, run.parallelism, resolve_settings(run)
     block = "training" if run.training is not None else "inference"
     options: list[Change | None] = []
-    if device.supports("fp8"):
+    work = run.training or run.inference
+    if device.supports("fp8") and work is not None and is_wide(work.precision):
         options.append(changed("8-bit arithmetic", block, "precision", "fp8"))
     if run.training is not None:
         options.append(changed("Twice the micro-batch", "training", "micro_batch", run.training.micro_batch * 2))

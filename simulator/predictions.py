@@ -36,7 +36,7 @@ def predict(run: Run) -> Prediction:
 def _training(run: Run) -> Prediction:
     step = training_step(run, check=False)
     assert run.training is not None
-    items, _ = mean_items(step.timeline, step.costed.graph.pipeline.micro_batches)
+    items, _ = mean_items(step.timeline)
     errors = u.item_errors(step.costed.machine, run.training.precision)
     model_error = u.MODEL_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]
     error = u.combined_error(items, errors, model_error)

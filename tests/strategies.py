@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from simulator.engine.pipeline import Times
+from simulator.spec.run import Run, run_from_mapping
 
 SIZES = st.sampled_from([1, 1, 1, 2, 2, 3, 4, 6, 8])
 
@@ -44,3 +45,48 @@ def pipelines(draw: st.DrawFn) -> tuple[Times, int, str]:
     send = draw(st.one_of(st.just(0.0), st.floats(0.0, 5.0)))
     times = Times(tuple(draw(rows)), tuple(draw(rows)), send)
     return times, rounds * stages + rest, kind
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> Run:
+    """Training runs of small models on real devices; most divide."""
+    moe = draw(st.booleans())
+    pp = draw(st.sampled_from([1, 1, 2, 4]))
+    parallelism = {
+        "tp": draw(st.sampled_from([1, 1, 2, 4])),
+        "pp": pp,
+        "cp": draw(st.sampled_from([1, 1, 2])),
+        "vpp": draw(st.sampled_from([1, 2])) if pp > 1 else 1,
+        "ep": draw(st.sampled_from([1, 2, 8])) if moe else 1,
+    }
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 1024} if moe else {}
+    data = {
+        "name": "drawn",
+        "kind": "training",
+        "model": {
+            "name": "drawn",
+            "num_hidden_layers": 8,
+            "hidden_size": draw(st.sampled_from([512, 2048])),
+            "num_attention_heads": 16,
+            "num_key_value_heads": draw(st.sampled_from([2, 16])),
+            "intermediate_size": 4096,
+            "vocab_size": 32000,
+            **experts,
+        },
+        "hardware": {"device": draw(st.sampled_from(DEVICES)), "gpus": draw(st.sampled_from([8, 16, 64]))},
+        "parallelism": parallelism,
+        "training": {
+            "global_batch": draw(st.sampled_from([64, 128])),
+            "micro_batch": draw(st.sampled_from([1, 2])),
+            "seq_len": draw(st.sampled_from([512, 4096])),
+            "precision": "bf16",
+            "sharding": draw(st.sampled_from(["none", "zero1", "zero3"])),
+            "recompute": draw(st.sampled_from(["none", "selective", "full"])),
+        },
+        "framework": draw(st.sampled_from(["megatron-core", "nemo", "torchtitan", "megatron-2022"])),
+        "execution": {"moe_dispatcher": draw(st.sampled_from(["alltoall", "deepep"]))},
+    }
+    return run_from_mapping(data)
+
+
+DEVICES = ["h100-sxm", "a100-sxm-80gb", "b200-sxm", "gb200"]

@@ -11,7 +11,7 @@ from simulator.engine.fast import StepTimeline
 from simulator.result import Basis, BreakdownItem, Communication, Exposure, Number
 
 
-def mean_items(timeline: StepTimeline, micro_batches: int) -> tuple[dict[str, float], dict[str, float]]:
+def mean_items(timeline: StepTimeline) -> tuple[dict[str, float], dict[str, float]]:
     """(exposed, hidden) seconds by item, mean over stages; the exposed ones sum to the step's duration.
 
     Waiting that even the busiest stage has is the pipeline's filling and draining; what the others wait beyond is

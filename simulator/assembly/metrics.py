@@ -71,7 +71,7 @@ def step_figures(step: Step) -> StepFigures:
     run, costed, seconds = step.build.run, step.costed, step.timeline.duration
     work, machine = run.training, costed.machine
     assert work is not None
-    exposed, hidden = mean_items(step.timeline, costed.graph.pipeline.micro_batches)
+    exposed, hidden = mean_items(step.timeline)
     errors = u.item_errors(machine, work.precision)
     model_error = _model_error(run)
     sums, tokens = mean_sums(costed.graph), work.global_batch * work.seq_len
