@@ -3,8 +3,8 @@
     python benchmarks/engine.py
 
 Process time on one core. The fast engine's figure is everything from the run to its time line, with nothing cached; the
-event engine's is its own share. Operators are those of the folded ranks: one rank of each pipeline stage stands for all of
-its replicas.
+event engine's is its own share. Operators are those of the folded ranks: one rank of each pipeline stage stands for
+all of its replicas.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def bytes_by_link(streams: Program, links: int) -> list[float]:
 def test_thousands_of_random_streams() -> None:
     """Certified implies identical; sharing never speeds anything up; no byte is lost."""
     certified = disturbed = 0
-    for seed in range(3000):
+    for seed in range(2000):
         streams, capacity = random_streams(seed)
         alone, shared = play_alone(streams), play(streams, capacity)
         assert shared.moved == pytest.approx(bytes_by_link(streams, len(capacity))), seed
@@ -184,8 +184,8 @@ def test_thousands_of_random_streams() -> None:
             assert shared.signals == pytest.approx(alone.played.signals, rel=1e-9), seed
         elif shared.duration > alone.played.duration * (1 + 1e-9):
             disturbed += 1
-    assert certified > 1000
-    assert disturbed > 500
+    assert certified > 700
+    assert disturbed > 350
 
 
 @settings(max_examples=150)

@@ -165,7 +165,7 @@ def test_a_send_enters_while_the_next_stage_exchanges() -> None:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_random_runs(data: st.DataObject) -> None:
     """Undisturbed streams take the fast engine's time; certified, the events' time is the same; it is never
     shorter."""

@@ -1,9 +1,12 @@
 """Goodput: the share of a long training's time that moves it forward, between failures, checkpoints and restarts.
 
 Failures come at random (exponential) with a mean time M between them; after each the job restarts in R and repeats
-what it did since its last checkpoint. With a checkpoint of d after every t of work, the expected time for work T is M
-e^(R/M) (e^((t+d)/M) - 1) T/t (J. Daly, Future Generation Computer Systems 22 (2006) 303, eq. 20), least for t = M (1
-+ W(-e^(-1-d/M))), whose first approximation is Young's sqrt(2 d M) (Comm. ACM 17 (1974) 530).
+what it did since its last checkpoint. With a checkpoint of d after every t of work, the expected time for work T is
+
+    M e^(R/M) (e^((t+d)/M) - 1) T/t        (J. Daly, Future Generation Computer Systems 22 (2006) 303)
+
+which is least for t = M (1 + W(-e^(-1-d/M))); the first approximation of that is Young's sqrt(2 d M) (Communications of
+the ACM 17 (1974) 530).
 """
 
 from __future__ import annotations
