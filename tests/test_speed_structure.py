@@ -85,13 +85,12 @@ def test_like_blocks_of_a_timeline_hold_the_same_spans() -> None:
     assert len(distinct) == 6  # with the embedding, with the head, and neither
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        ring(4, 1), ring(3, 2), ring(2, 8), spread(4, 1), spread(8, 2), spread(5, 3), neighbours(6, 24), neighbours(12, 24),
-        neighbours(24, 24),
-    ],
-)  # fmt: skip
+RINGS = [ring(4, 1), ring(3, 2), ring(2, 8)]
+SPREADS = [spread(4, 1), spread(8, 2), spread(5, 3)]
+SENDS = [neighbours(distance, 24) for distance in (6, 12, 24)]
+
+
+@pytest.mark.parametrize("pattern", [*RINGS, *SPREADS, *SENDS])
 @pytest.mark.parametrize("most", [1, 5, 16, 24])
 def test_counted_traffic_is_that_of_every_rank_by_itself(pattern: Pattern, most: int) -> None:
     """24 ranks in stages of 6 that send 1, 2, 3 and 4 bytes; what would leave the machine is not sent."""
