@@ -83,18 +83,20 @@ def listing(rows: Sequence[tuple[int, ReplayedRow]], metric: Metric, name: str) 
     """Rows with what was measured and predicted in a metric; units stand in the headings."""
     scale = metric.scale([row.metrics[metric.key].measured for _, row in rows])
     unit = f", {scale.unit}" if scale.unit else ""
-    words = ("Run", "Model", "Device", ">GPUs", "Framework", "Precision", "Kind", "Quality")
-    figures = (f">Measured{unit}", f">Predicted{unit}", ">Error", "Inside")
+    figures = (">Error", f">Predicted{unit}", f">Measured{unit}", "Inside")
+    words = ("Model", "Device", ">GPUs", "Framework", "Precision", "Kind", "Quality")
     listed = []
     for index, row in rows:
         compared = row.metrics[metric.key]
         cells = (
-            *(row.name, row.device, count(row.gpus), row.framework, row.precision, row.arch, row.quality),
-            *(scale.bare(compared.measured), scale.bare(compared.predicted), numbers.signed_share(compared.error)),
+            numbers.signed_share(compared.error),
+            scale.bare(compared.predicted),
+            scale.bare(compared.measured),
             "yes" if compared.covered else "no",
+            *(row.name, row.device, count(row.gpus), row.framework, row.precision, row.arch, row.quality),
         )
         listed.append(ListedRow(index, row.id, row.quality, cells))
-    return Listing(name, table("", " | ".join((*words, *figures)), []).columns, tuple(listed))
+    return Listing(name, table("", " | ".join(("Run", *figures, *words)), []).columns, tuple(listed))
 
 
 def refusals_table(rows: Sequence[ReplayedRow]) -> Table:
