@@ -37,13 +37,17 @@ MAY_IMPORT = {
     "influence": PROGRAM,
     "explanation": PROGRAM | {"influence", "levers", "precedents"},
     "sweeps": PROGRAM | {"predictions"},
+    "answer": WORDS,
+    "planning": PROGRAM | {"answer", "sweeps"},
     "validation": PROGRAM | {"predictions"},
     "calibration": WORDS | {"spec"},
-    "report": WORDS,
+    "report": WORDS | {"answer"},
     "cli": PROGRAM
     | {
+        "answer",
         "explanation",
         "levers",
+        "planning",
         "precedents",
         "serving",
         "predictions",
