@@ -46,6 +46,10 @@ KINDS: tuple[Color, ...] = get_args(Color)
 Columns = dict[str, NDArray[np.float64]]
 
 
+REPEATED = ("step_time_s", "tokens_per_s")
+"""Of a batch the same as tpot_s and output_tokens_per_s."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a point takes: its metrics, and the seconds of a step (a decode step) by item, which sum to it."""
@@ -181,7 +185,8 @@ def _batch_outcome(run: Run) -> Outcome | SimulatorError:
     except (InfeasibleError, SpecError) as error:
         return error
     seconds = {**batch.decode[2].spent.exposed, "engine": batch.step_overhead}
-    return Outcome(inference_metrics(batch, batch_figures(batch)), seconds)
+    metrics = inference_metrics(batch, batch_figures(batch))
+    return Outcome({key: number for key, number in metrics.items() if key not in REPEATED}, seconds)
 
 
 def _frame(sweep: Sweep, columns: Sequence[Columns], reasons: list[str | None]) -> pandas.DataFrame:
