@@ -116,7 +116,7 @@ def test_spoilt_files(moesim: Moesim, run_file: Path, spoil: tuple[str, str], me
             "toy.yaml:1: economics.gpu_hour: 2.95 has no unit; a price per hour is written like",
         ),
         ("economics.gpu_hour=-1 USD/h", "toy.yaml:1: economics.gpu_hour: '-1 USD/h' must be at least 0"),
-        ("framework=megatron", "toy.yaml:1: unknown framework 'megatron'. Did you mean 'megatron-"),
+        ("framework=megatron", "toy.yaml:1: framework: unknown framework 'megatron'. Did you mean 'megatron-"),
         ("name=", "toy.yaml:1: name: Input should be a valid string, got None"),
     ],
 )
