@@ -87,9 +87,6 @@ def run(
 
     result = explain(spec, simulate(spec, engine=engine))
     if out is not None:
-        from simulator.explanation import explain
-
-        result = explain(spec, result)
         from simulator.report.page import render_run
         from simulator.report.trace import write_trace
 
