@@ -172,3 +172,19 @@ def test_published_gpu_hours_of_deepseek_v3() -> None:
     assert result.days is not None
     hours = result.days.value * 24 * 2048
     assert 0.75 < hours / 2.664e6 < 1.33
+
+
+@pytest.mark.parametrize("name", ["data", "fully sharded", "tensor", "context", "experts"])
+def test_what_a_gpu_sends_is_laid_on_the_pairs_that_talk(name: str) -> None:
+    """Rows of the matrices: one GPU's bytes inside its node, and those of a node's GPUs between the nodes."""
+    run = toy.run(**TRAINING[name])
+    traffic = simulate(run).traffic
+    assert traffic is not None
+    inside = traffic.links[0].bytes
+    outside = traffic.links[1].bytes if len(traffic.links) > 1 else 0.0
+    for matrix, sent in ((traffic.in_node, inside), (traffic.between_nodes, 8 * outside)):
+        for row in matrix.bytes:
+            assert sum(row) == pytest.approx(sent)
+        for column in zip(*matrix.bytes, strict=True):
+            assert sum(column) == pytest.approx(sent)
+    assert outside > 0 or run.hardware.nodes == 1

@@ -10,7 +10,7 @@ from functools import lru_cache
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.collective import sent_bytes
 from simulator.graph.graph import Chunk, OperatorGraph, Program, StageEnd
-from simulator.graph.operator import Collective, HostTransfer, Operator
+from simulator.graph.operator import Collective, HostTransfer, Item, Operator
 
 
 @dataclass(slots=True)
@@ -64,6 +64,8 @@ class StageTotals:
     operators: dict[str, OperatorTotal] = field(default_factory=dict)
     communication: dict[str, float] = field(default_factory=dict)
     """Seconds of each kind of collective, hidden ones included."""
+    sent: dict[tuple[Item, Collective], float] = field(default_factory=dict)
+    """How often each collective is called; operators of one name may differ in size and group."""
 
     def add(self, operator: Operator, seconds: float, times: float) -> None:
         """Count `times` executions of an operator whose calls take `seconds` together."""
@@ -75,6 +77,7 @@ class StageTotals:
         total.seconds += seconds * times
         if isinstance(work, Collective):
             total.bytes += sum(sent_bytes(work)) * calls
+            self.sent[operator.item, work] = self.sent.get((operator.item, work), 0.0) + calls
             self.communication[work.kind] = self.communication.get(work.kind, 0.0) + seconds * times
             return
         total.flops += work.flops * calls

@@ -12,7 +12,8 @@ from simulator.cost.annotation import CostedGraph
 from simulator.cost.collective import sent_bytes
 from simulator.engine.fast import LinkUse
 from simulator.graph.builder import Build
-from simulator.graph.operator import Collective
+from simulator.graph.operator import Collective, Item
+from simulator.graph.parallel import Layout
 from simulator.result import Link, Matrix, Traffic
 
 MAX_FULL_LINKS = 4
@@ -102,18 +103,19 @@ def _matrix(amounts: Amounts, ranks: int, per_stage: int, noun: str) -> Matrix:
 
 def _collectives(b: Build, totals: StageTotals) -> list[tuple[Collective, float, int]]:
     """(collective, how often in a step, distance between neighbours of its group) of one rank of a stage."""
-    layout = b.layout
-    strides = {
-        "all_to_all": layout.etp,
-        "tensor_parallel": 1,
-        "expert_tensor_parallel": 1,
-        "context_parallel": layout.tp,
-        "gradient_sync": layout.tp,
-        "parameter_gather": layout.tp,
-        "send_recv": layout.gpus // layout.pp,
-    }
-    return [
-        (total.operator.work, total.calls, strides[total.operator.item])
-        for total in totals.operators.values()
-        if isinstance(total.operator.work, Collective) and total.calls
-    ]
+    return [(work, calls, _stride(b.layout, item, work)) for (item, work), calls in totals.sent.items() if calls]
+
+
+def _stride(layout: Layout, item: Item, work: Collective) -> int:
+    """Ranks between neighbours of a collective's group."""
+    match item:
+        case "all_to_all":
+            return layout.etp if work.kind == "all_to_all" else layout.tp
+        case "tensor_parallel" | "expert_tensor_parallel":
+            return 1
+        case "gradient_sync" | "parameter_gather" if work.group.size < layout.data_group.size:
+            return layout.etp * layout.ep  # replicas of an expert
+        case "send_recv":
+            return layout.gpus // layout.pp
+        case _:
+            return layout.tp

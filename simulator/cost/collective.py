@@ -47,9 +47,8 @@ def sent_bytes(work: Collective) -> tuple[float, float]:
         return (work.bytes, 0.0) if group.per_domain > 1 else (0.0, work.bytes)
     passes = 2 if work.kind == "all_reduce" else 1
     sent = passes * work.bytes * (group.size - 1) / group.size
-    if group.domains == 1:
-        return sent, 0.0
-    return sent, sent / group.per_domain  # a ring through domains leaves each of them once
+    outside = sent / group.per_domain if group.domains > 1 else 0.0  # a ring leaves each domain once
+    return sent - outside, outside
 
 
 def _terms(machine: Machine, work: Collective) -> tuple[float, float, float]:
