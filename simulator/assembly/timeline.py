@@ -10,7 +10,7 @@ from simulator.graph.graph import Program
 from simulator.graph.operator import COLORS, Operator
 from simulator.result import Chunk, Color, Span, Timeline
 
-MAX_DRAWN_TASKS = 8192
+MAX_DRAWN_TASKS = 4096
 """Tasks drawn; a longer schedule is drawn for as many micro-batches as fit, since it repeats."""
 MAX_DRAWN_STAGES = 16
 """Rows a reader can follow; of a deeper pipeline the others look like their neighbours."""
