@@ -2,8 +2,7 @@
 
 Errors of one kind of operator are shared by all its calls and layers, so they add linearly within a kind and in
 quadrature between kinds. On top comes the model's own error: what it leaves out of a framework's behaviour, the same
-for
-everything in a step. Intervals are symmetric in the logarithm: value x exp(+-1.645 sigma).
+for everything in a step. Intervals are symmetric in the logarithm: value x exp(+-1.645 sigma).
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ Z90 = 1.645
 # Relative error of what is not an operator: waiting follows from the rest, the host and noise are fitted.
 HOST_ERROR, NOISE_ERROR = 0.5, 0.5
 MODEL_ERROR = {"dense": 0.045, "moe": 0.085}
-"""Standard deviation of log(predicted/measured) beyond operator errors, on workloads/validation/training.csv (quality
-A)."""
+"""Standard deviation of log(predicted/measured) beyond operator errors, on quality A of the training table."""
 INFERENCE_FACTOR = 1.5
 """Inference engines differ more from each other than training stacks do."""
 MEMORY_ERROR = 0.05
@@ -55,6 +53,7 @@ def item_errors(machine: Machine, precision: str) -> Mapping[str, float]:
         "gradient_sync": network,
         "parameter_gather": network,
         "host": HOST_ERROR,
+        "noise": NOISE_ERROR,
     }
 
 

@@ -1,9 +1,8 @@
 """Seconds of collectives if alone on their links.
 
 Within a scale-up domain a ring moves 2 (p-1)/p (all-reduce) or (p-1)/p (gather, scatter) of the buffer through each
-link at a
-fraction of its bandwidth; across domains a group's bus is the smaller of its NVLink bus and its ranks' NICs together.
-Latency and bandwidth combine as t = (a^q + (S/b)^q)^(1/q), which fits NCCL timings twice as well as a + S/b.
+link at a fraction of its bandwidth; across domains a group's bus is the smaller of its NVLink bus and its ranks' NICs
+together. Latency and bandwidth combine as t = (a^q + (S/b)^q)^(1/q), which fits NCCL timings twice as well as a + S/b.
 All-to-all counts the bytes that leave a rank inside its domain and over the network apart; the slower path sets the
 time.
 """

@@ -1,8 +1,8 @@
 """Power of a device against its load, and the joules of a step.
 
-P = min(1, floor + a u_f^alpha + b u_m^beta) x TDP, u_f and u_m being the fractions of peak FLOP/s and memory
-bandwidth in use
-over the step. An idle-plus-linear model is wrong on current parts: active but stalled they draw half their limit.
+P = min(1, floor + a u_f^alpha + b u_m^beta) x TDP, u_f and u_m being the fractions of peak FLOP/s and memory bandwidth
+in use over the step. An idle-plus-linear model is wrong on current parts: active but stalled they draw half their
+limit.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """How long one program takes on a rank, and what its time is spent on.
 
 The serial operators run one after the other. Background communication runs beside the compute among them, at
-`overlap_rate`
-of its speed, since both want memory bandwidth and SMs; what is left when compute ends stays exposed. The host launches
-in parallel with the GPU and the slower of the two sets the pace; where it must wait for the GPU (dropless routing
-without
-device-side grouping reads the token counts back), they work less in parallel.
+`overlap_rate` of its speed, since both want memory bandwidth and SMs; what is left when compute ends stays exposed. The
+host launches in parallel with the GPU and the slower of the two sets the pace; where it must wait for the GPU (dropless
+routing without device-side grouping reads the token counts back), they work less in parallel.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Backward passes derived from forward ones, and what is recomputed before them.
 
-A GEMM turns into the gradient of its input and that of its weights, a fused attention kernel into 2.5 times its
-FLOPs (it recomputes the scores: arXiv 2307.08691 section 3.1.2), an HBM-bound operator into twice its bytes, a gather
-into
-a scatter and each collective into its adjoint.
+A GEMM turns into the gradient of its input and that of its weights, a fused attention kernel into 2.5 times its FLOPs
+(it recomputes the scores: arXiv 2307.08691 section 3.1.2), an HBM-bound operator into twice its bytes, a gather into a
+scatter and each collective into its adjoint.
 """
 
 from __future__ import annotations

@@ -65,9 +65,8 @@ def all_to_all(s: Shapes, name: str, load: ExpertLoad, element: float = ACTIVATI
     """Dispatch or combine between expert ranks.
 
     The plain dispatcher sends a copy for every selected expert. DeepEP and HybridEP send one to each distinct remote
-    domain over the network, to the rank of the same place, which forwards it inside to each distinct rank but itself:
-    a rank forwards for the others as many copies as they do for it. With node-limited routing (arXiv 2412.19437,
-    section
+    domain over the network, to the rank of the same place, which forwards it inside to each distinct rank but itself: a
+    rank forwards for the others as many copies as they do for it. With node-limited routing (arXiv 2412.19437, section
     2.1.2) a token reaches `topk_group` domains at most.
     """
     layout, model = s.layout, s.model

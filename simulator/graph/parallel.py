@@ -75,10 +75,6 @@ class Layout:
     def expert_data_group(self) -> Group:
         return self.group(self.edp, self.etp * self.ep)
 
-    @property
-    def stage_crosses_domains(self) -> bool:
-        return self.gpus // self.pp >= self.domain or self.domain % (self.gpus // self.pp) != 0
-
 
 @lru_cache(maxsize=4096)
 def _group(size: int, in_domain: int) -> Group:

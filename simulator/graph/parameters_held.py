@@ -30,8 +30,7 @@ def stage_held(
     """The same for all layers of a stage, with the embedding on the first and norm and head on the last.
 
     `layers` are those of the stage, or how many of each it has. A tied head is a second copy of the embedding where
-    both
-    lie on different stages.
+    both lie on different stages.
     """
     dense = expert = 0.0
     for layer, times in Counter(layers).items():
