@@ -82,11 +82,14 @@ def find_database(folder: str | Path | None = None) -> Database:
         root = Path(folder)
     for data in (root / "systems/data", root / "data", root / PACKAGE / "systems/data", root):
         if any((data / name).is_dir() for name in GPUS.values()):
-            return Database(data, _release())
+            return Database(data, _release(data))
     raise CalibrationError(f"{root}: no measured database here; expected systems/data/<gpu>/<op>/<framework>/<version>")
 
 
-def _release() -> str:
+def _release(data: Path) -> str:
+    """Name and version: of the unpacked wheel the folder belongs to, else of the installed package."""
+    for record in data.parent.parent.parent.glob(f"{PACKAGE}-*.dist-info"):
+        return f"aiconfigurator-core {record.name.split('-')[1].removesuffix('.dist')}"
     try:
         return f"aiconfigurator-core {metadata.version('aiconfigurator-core')}"
     except metadata.PackageNotFoundError:

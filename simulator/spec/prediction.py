@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from simulator.spec.forms import COLUMNS, Array, Shape, Sheet
 from simulator.spec.forms_index import features, physics
 from simulator.spec.residual import Table, distance, fade, residual
+from simulator.units import US
 
 CHUNK = 1 << 13
 """Points evaluated at once: their intermediate arrays fit into the cache."""
@@ -94,6 +95,10 @@ def joined(models: Sequence[tuple[int, FittedModel]], size: ArrayLike, group_siz
     count, model = models[0] if group_size < sizes[0] else models[-1]
     found = model.predict({"bytes": size, "group_size": group_size})
     octaves = abs(float(np.log2(group_size / count)))
-    latency = model.parameters["a_us"] * 1e-6 * (group_size / count - 1) * (group_size > count)
+    latency = 0.0
+    if group_size > count and len(models) > 1:
+        fewer, smaller = models[-2]
+        growth = (model.parameters["a_us"] - smaller.parameters["a_us"]) / (count - fewer)
+        latency = max(growth, 0.0) * US * (group_size - count)
     error = found.relative_error + LATENCY_ERROR * octaves
     return Prediction(found.seconds + latency, error, np.full(found.seconds.shape, "extrapolated"))
