@@ -103,6 +103,12 @@ def test_fused_attention_keeps_no_scores() -> None:
     assert kept(training={"seq_len": 64}) == kept(training={"seq_len": 4096})
 
 
+def test_a_recomputed_moe_layer_keeps_its_input() -> None:
+    chosen = {"recompute": "selective", "recompute_modules": ["moe"]}
+    dense = kept(model={**toy.MODEL, "intermediate_size": 1}, training={"recompute": "none"})
+    assert kept(model=toy.MOE_MODEL, training=chosen) == pytest.approx(dense - 2 * 2 / 128)
+
+
 def test_a_layer_being_recomputed_is_alive_in_full() -> None:
     b, plain = (prepare(toy.run(training={"recompute": kind})) for kind in ("full", "none"))
     layer = layers_of(b.run)[0]

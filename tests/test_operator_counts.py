@@ -179,6 +179,26 @@ def test_selective_recompute_repeats_the_modules_it_names(modules: list[str], re
     assert names(toy.run(training={"recompute": "selective", "recompute_modules": modules})) == repeated
 
 
+def test_recomputing_a_moe_layer_repeats_all_of_it_but_its_norm() -> None:
+    """Router, exchange, experts and shared experts (Megatron Core, recompute_modules)."""
+    model = {**toy.MOE_MODEL, "n_shared_experts": 1}
+    run = {"gpus": 8, "model": model, "parallelism": {"ep": 8}}
+    chosen = {"recompute": "selective", "recompute_modules": ["moe"]}
+    _, forward, _ = forward_and_backward(toy.run(**run))
+    first = [o.name for o in forward].index("ffn norm")
+    assert names(toy.run(**run, training=chosen)) >= {o.name for o in forward[first + 1 : -1]}
+    activation = {"recompute": "selective", "recompute_modules": ["moe_act"]}
+    assert names(toy.run(**run, training=activation)) == {"expert activation"}
+
+
+@pytest.mark.parametrize(("optimizer", "moved"), [("adam", 34), ("sgd", 26), ("adafactor", 22)])
+def test_an_update_moves_its_states(optimizer: str, moved: float) -> None:
+    run = toy.run(training={"optimizer": optimizer})
+    (end,) = build_graph(prepare(run)).ends
+    (update,) = end.update
+    assert update.work.bytes == (moved + 6) * run.model.parameters  # and 6 for norm and scaling of the gradients
+
+
 def test_selective_recompute_of_unfused_attention_repeats_its_core() -> None:
     run = toy.run(training={"recompute": "selective"}, execution={"attention": "unfused"}, framework="megatron-2022")
     assert names(run) == {"attention scores", "attention softmax", "attention values"}

@@ -182,8 +182,10 @@ def _moe_bytes(b: Build, dropped: frozenset[str]) -> float:
     assert load is not None
     hidden, width = model.hidden_size, model.moe_intermediate_size / layout.etp
     gates = 2 if model.expert_gated_ffn else 1
+    if "moe" in dropped:  # its input is kept
+        return s.rows * 2.0 * hidden
     columns = gates if "moe_act" in dropped else gates + 1
-    rows = load.rows * (4.0 * hidden + 2.0 * width * columns) if "moe" not in dropped else 0.0
+    rows = load.rows * (4.0 * hidden + 2.0 * width * columns)
     router = s.rows * (2.0 * hidden + 4.0 * (model.num_experts or 0))
     shared = model.shared_expert_intermediate_size
     return rows + router + (s.tokens * 2.0 * shared * (gates + 1) / layout.tp if shared else 0.0)

@@ -80,11 +80,13 @@ def _gemm_adjoint(s: Shapes, operator: Operator, work: Gemm, accumulate_bytes: f
 def recomputed(operators: Iterable[Operator], modules: frozenset[str], fraction: float) -> list[Operator]:
     """What selective recompute repeats before a backward pass.
 
-    Operators of the named modules as a whole (with unfused attention, `core_attn` is its products and softmax; a fused
+    Operators of the named modules as a whole (`moe` is all of a MoE layer but its norm; with unfused attention, `core_attn` is its products and softmax; a fused
     kernel recomputes inside its backward and repeats nothing), and `fraction` of the other compute where a policy
     chooses by operator.
     """
     parts = []
+    if "moe" in modules:
+        modules |= {"moe_act"}
     for operator in operators:
         if operator.module in modules and not isinstance(operator.work, Attention):
             parts.append(operator)

@@ -17,9 +17,10 @@ from simulator.graph.transformer import ACTIVATION_BYTES, Shapes
 from simulator.spec.constants import Constants, read_constants
 from simulator.spec.run import Run
 
-ADAM_BYTES = 34.0
-"""Per parameter of a shard and step: reads gradient (4), master weight and two moments (12), writes them (12) and the
-bf16 weight (2), and reads or zeroes the gradient buffer (4)."""
+UPDATE_BYTES = {"adam": 34.0, "sgd": 26.0, "adafactor": 22.0}
+"""Per parameter of a shard and step. Adam reads gradient (4), master weight and two moments (12), writes them (12) and
+the bf16 weight (2), and reads or zeroes the gradient buffer (4); SGD has one moment less, and Adafactor none, whose
+factored ones take another reading of the gradient."""
 LOCAL_GRADIENT_BYTES = 6.0
 """Per parameter a rank holds: gradient norm and scaling read it and write it once in mixed precision."""
 
@@ -174,7 +175,7 @@ def _stage_end(b: Build, portion: Portion, stage: int) -> StageEnd:
             weights = Collective("all_gather", count * BF16_BYTES, group, nics=nics)
             gather.append(Operator("parameter all-gather", "parameter_gather", weights))
     local = dense + expert if settings.sharding != "zero3" else sharded_update
-    moved = sharded_update * ADAM_BYTES + local * LOCAL_GRADIENT_BYTES
+    moved = sharded_update * UPDATE_BYTES[b.run.training.optimizer] + local * LOCAL_GRADIENT_BYTES
     update = [Operator("optimizer", "optimizer", Traffic(moved))]
     if b.run.training.offload == "optimizer":
         host = HostTransfer(sharded_update * (framework.gradient_bytes + BF16_BYTES))

@@ -128,8 +128,8 @@ def moe_feed_forward(s: Shapes, load: ExpertLoad) -> list[Operator]:
     if not layout.settings.sequence_parallel:
         tokens = s.tokens
     if model.routing != "fixed":
-        parts.append(Operator("router", "elementwise", router))
-        parts.append(elementwise(s, "top-k", tokens * count * ROUTER_BYTES))
+        parts.append(Operator("router", "elementwise", router, module="moe"))
+        parts.append(elementwise(s, "top-k", tokens * count * ROUTER_BYTES, module="moe"))
     parts.append(elementwise(s, "permute", permute, module="moe"))
     parts += all_to_all(s, "dispatch", load)
     parts += _expert_tensor(s, load, "all_gather")
@@ -140,7 +140,7 @@ def moe_feed_forward(s: Shapes, load: ExpertLoad) -> list[Operator]:
     shared = model.shared_expert_intermediate_size
     if shared:
         parts += tensor_collective(s, "shared expert all-gather", "all_gather")
-        parts += feed_forward_core(s, shared, "shared expert", gated=model.expert_gated_ffn)
+        parts += feed_forward_core(s, shared, "shared expert", gated=model.expert_gated_ffn, module="moe")
         parts += tensor_collective(s, "shared expert reduce-scatter", "reduce_scatter")
     return [*parts, residual(s, "ffn residual")]
 

@@ -237,14 +237,14 @@ def feed_forward(s: Shapes, width: float) -> list[Operator]:
     return [*parts, residual(s, "ffn residual")]
 
 
-def feed_forward_core(s: Shapes, width: float, name: str, *, gated: bool) -> list[Operator]:
+def feed_forward_core(s: Shapes, width: float, name: str, *, gated: bool, module: str = "mlp") -> list[Operator]:
     """The two GEMMs of an FFN of `width` columns, cut by tensor parallelism, and its activation."""
     gates = 2 if gated else 1
     local = width / s.layout.tp
-    parts = linear(s, f"{name} up", "ffn_gemm", gates * local, s.model.hidden_size, module="mlp")
+    parts = linear(s, f"{name} up", "ffn_gemm", gates * local, s.model.hidden_size, module=module)
     moved = s.tokens * local * (2 * gates + 2)
-    parts.append(elementwise(s, f"{name} activation", moved, module="mlp"))
-    return parts + linear(s, f"{name} down", "ffn_gemm", s.model.hidden_size, local, module="mlp")
+    parts.append(elementwise(s, f"{name} activation", moved, module=module))
+    return parts + linear(s, f"{name} down", "ffn_gemm", s.model.hidden_size, local, module=module)
 
 
 def embedding(s: Shapes) -> list[Operator]:
