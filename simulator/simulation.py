@@ -74,7 +74,7 @@ def training_steps(runs: Sequence[Run]) -> list[Step | SimulatorError]:
 def _timed(parts: Sequence[tuple[Build, list[StageBytes]]], engine: Engine = "fast") -> list[Step]:
     graphs = [build_graph(b) for b, _ in parts]  # shapes and dependencies; knows no hardware
     points = [
-        (graph, build_machine(b.run.hardware), b.run.defaults.host_speed)
+        (graph, build_machine(b.run.hardware, profile=b.run.profile), b.run.defaults.host_speed)
         for graph, (b, _) in zip(graphs, parts, strict=True)
     ]
     costed = annotate_many(points)  # seconds if alone; knows no time line
@@ -103,7 +103,7 @@ def inference_batch(run: Run, *, check: bool = True, advise: bool = True) -> Bat
     """
     work, framework = run.inference, run.defaults
     assert work is not None
-    machine = build_machine(run.hardware)
+    machine = build_machine(run.hardware, bursts=True, profile=run.profile)
     b = prepare_inference(run, "decode", work.isl + work.osl / 2)
     memory = inference_memory(b)
     if check:

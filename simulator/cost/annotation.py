@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cost.collective import collective_seconds
-from simulator.cost.compute import attention_seconds, gemm_seconds, host_transfer_seconds, traffic_seconds
+from simulator.cost.compute import attention_seconds, host_transfer_seconds, traffic_seconds
 from simulator.cost.machine import Machine
+from simulator.cost.measured import profiled_gemm_seconds
 from simulator.graph.graph import OperatorGraph, Program
 from simulator.graph.operator import Attention, Collective, Gemm, HostTransfer, Operator, Traffic, WeightGrad, Work
 from simulator.spec.constants import Constants, read_constants
@@ -53,7 +54,7 @@ FREQUENT = frozenset({"tensor_parallel", "expert_tensor_parallel"})
 
 # Which function costs which kind of work; each takes (machine, work) pairs and returns seconds.
 _COSTS: tuple[tuple[tuple[type, ...], Callable[[Any], NDArray[np.float64]]], ...] = (
-    ((Gemm, WeightGrad), gemm_seconds),
+    ((Gemm, WeightGrad), profiled_gemm_seconds),
     ((Attention,), attention_seconds),
     ((Traffic,), traffic_seconds),
     ((HostTransfer,), host_transfer_seconds),

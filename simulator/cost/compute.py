@@ -62,7 +62,7 @@ def _gemm_row(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, ...]:
         depth,
         work.flops / groups,
         max(work.bytes / groups, _expansion_bytes(machine, work, rate.bandwidth)),
-        rate.rate * reached,
+        rate.rate * (1 - curve.fused_loss if reached < 1 else 1.0),
         rate.bandwidth * reached,
         rate.t0,
         rate.tk,

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from simulator.spec.curves import Curves, GemmCurve, read_priors
 from simulator.spec.hardware import Hardware
+from simulator.spec.profile import Profile, read_profile
 from simulator.units import US
 
 THROTTLE_EXPONENT = 4.0
@@ -33,6 +34,11 @@ class Machine:
 
     hardware: Hardware
     curves: Curves
+    bursts: bool = False
+    """Kernels run at their burst rates: serving steps alternate them with memory-bound ones, so that the mean power
+    stays below the limit."""
+    profile: Profile | None = None
+    """Measured timings that replace the curves where they cover an operator."""
 
     def sustained(self, precision: str, rate: float) -> float:
         """FLOP/s of a long kernel that could reach `rate` if power did not limit the clock.
@@ -40,13 +46,19 @@ class Machine:
         R = (rate^-4 + P^-4)^(-1/4) with P = (TDP - P0) / (energy per FLOP). A fit over parts of 500 to 1400 W
         (docs/design.md); no limit where none is seen.
         """
+        limit = self.power_limit(precision)
+        if limit is None:
+            return rate
+        return float((rate**-THROTTLE_EXPONENT + limit**-THROTTLE_EXPONENT) ** (-1 / THROTTLE_EXPONENT))
+
+    def power_limit(self, precision: str) -> float | None:
+        """FLOP/s that the power limit sustains; None where it limits nothing."""
         device, power = self.hardware.device, self.curves.power
         energy = power.pj_per_flop.get(device.compute_precision(precision))
-        if not power.limits_clock or energy is None:
-            return rate
+        if self.bursts or not power.limits_clock or energy is None:
+            return None
         floor = min(power.p0_w, MAX_FLOOR_SHARE * device.tdp)
-        limit = (device.tdp - floor) / (energy * 1e-12)
-        return float((rate**-THROTTLE_EXPONENT + limit**-THROTTLE_EXPONENT) ** (-1 / THROTTLE_EXPONENT))
+        return (device.tdp - floor) / (energy * 1e-12)
 
     def gemm(self, precision: str) -> GemmRate:
         """The rates of GEMMs in a run precision."""
@@ -91,6 +103,11 @@ def _gemm_rate(machine: Machine, precision: str) -> GemmRate:
 
 
 @lru_cache(maxsize=256)
-def build_machine(hardware: Hardware) -> Machine:
-    """The machine of a run: its hardware with the priors of its architecture. Runs on the same hardware share it."""
-    return Machine(hardware, read_priors(hardware.device.architecture))
+def build_machine(hardware: Hardware, *, bursts: bool = False, profile: str | None = None) -> Machine:
+    """The machine of a run: its hardware with the priors of its architecture, and the named profile of its device.
+
+    Runs on the same hardware share it. Raises SpecError and CalibrationError for a profile that is wrong or damaged.
+    """
+    device = hardware.device
+    measured = None if profile is None else read_profile(profile, device=device.extends or device.name)
+    return Machine(hardware, read_priors(device.architecture), bursts, measured)

@@ -55,7 +55,8 @@ class Run(Spec):
     economics: Economics = Economics()
     reliability: Reliability | None = None
     profile: str | None = None
-    """Calibrated profile: a name in hardware_profiles/fitted, a path, or `datasheet` for priors alone."""
+    """Calibrated profile of the device: a name in hardware_profiles/fitted or a path to a profile; priors alone where
+    absent."""
 
     source_text: str = Field(default="", exclude=True, repr=False)
     """The file the run was read from, for the report; set by `read_run`."""
