@@ -103,7 +103,9 @@ def sweeps(table: Table) -> None:
         words = f"{feasible / seconds:,.0f} feasible ones; {feasible:,} of {len(frame):,} are feasible"
         table.add_row(f"sweep {name}", f"{len(frame) / seconds:,.0f} /CPU-s", words)
     for name, rate in PEERS:
-        table.add_row(f"  {name}, for comparison", f"{rate:,.0f} /CPU-s", "measured on another machine: 2 cores, Python 3.11")
+        table.add_row(
+            f"  {name}, for comparison", f"{rate:,.0f} /CPU-s", "measured on another machine: 2 cores, Python 3.11"
+        )
 
 
 def start_up(table: Table) -> None:
