@@ -107,6 +107,21 @@ def test_the_database_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) ->
         read_silicon("h100-sxm")
 
 
+def test_a_database_that_cannot_be_read(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_reader(file: Path) -> pd.DataFrame:
+        raise ImportError("Unable to find a usable engine")
+
+    def damaged(file: Path) -> pd.DataFrame:
+        raise ValueError("Parquet magic bytes not found in footer.")
+
+    monkeypatch.setattr(pd, "read_parquet", without_reader)
+    with pytest.raises(CalibrationError, match="reading the database needs pyarrow"):
+        read_silicon("h100-sxm", database, ops=["gemm"])
+    monkeypatch.setattr(pd, "read_parquet", damaged)
+    with pytest.raises(CalibrationError, match=r"gemm_perf\.parquet: not a readable Parquet file: Parquet magic bytes"):
+        read_silicon("h100-sxm", database, ops=["gemm"])
+
+
 NCCL_TESTS = """\
 # Collective test starting: all_gather_perf
 # nThread 1 nGpus 2 minBytes 1048576 maxBytes 4194304 step: 2(factor) warmup iters: 5 iters: 20 agg iters: 1

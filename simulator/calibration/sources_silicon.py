@@ -155,6 +155,17 @@ def _read(database: Database, gpu: Path, device: str, op: str) -> Iterator[pd.Da
             raise CalibrationError(f"the database isn't read for '{op}'; known: {', '.join(OPS)}")
 
 
+def _read_parquet(file: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(file)
+    except ImportError:
+        raise CalibrationError("reading the database needs pyarrow; run: pip install 'moesim[silicon]'") from None
+    except (ValueError, OSError) as error:  # pyarrow's errors are of these kinds
+        raise CalibrationError(f"{file}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+
+
 def _newest(files: Iterable[Path]) -> dict[str, Path]:
     """Of each framework the newest version that isn't a supplement: its file is at least half as large as the
     largest.
@@ -191,9 +202,8 @@ def _lanes(database: Database, gpu: Path, op: str, pattern: str) -> Iterator[pd.
 
 def _kernels(op: str, file: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """(dtype, kernel, rows in our columns) of the largest kernel of every dtype in a file."""
-    import pandas as pd
 
-    raw = pd.read_parquet(file)
+    raw = _read_parquet(file)
     raw["dtype"] = _dtype(op, raw)
     for dtype, rows in raw.dropna(subset=["dtype"]).groupby("dtype", sort=True):
         kernel = rows["kernel_source"].value_counts(sort=True).index[0]
@@ -266,17 +276,16 @@ _NCCL_BYTES = {"half": 2.0, "int8": 1.0}
 
 def _collectives(database: Database, gpu: Path) -> Iterator[pd.DataFrame]:
     """NCCL of the newest version that has all operations, then the custom all-reduce of vLLM inside a CUDA graph."""
-    import pandas as pd
 
     for file in _newest(gpu.glob("comm/nccl/*/nccl_perf.parquet")).values():
-        raw = pd.read_parquet(file)
+        raw = _read_parquet(file)
         raw["bytes"] = raw["message_size"] * raw["nccl_dtype"].map(_NCCL_BYTES)
         for name, rows in raw.groupby("op_name", sort=True):
             op = _NCCL_OPS[str(name)]  # switches add 16-bit numbers only, so a reduction of int8 is another algorithm
             kept = rows[rows["nccl_dtype"] == "half"] if op in ("all_reduce", "reduce_scatter") else rows
             yield _collective(database, file, op, "nccl", kept)
     for file in _newest(gpu.glob("comm/vllm/*/custom_allreduce_perf.parquet")).values():
-        raw = pd.read_parquet(file)
+        raw = _read_parquet(file)
         raw["bytes"] = raw["message_size"] * _NCCL_BYTES["half"]
         yield _collective(database, file, "all_reduce", "vllm_custom_graph", raw[raw["backend"] == "vllm_graph"])
 
@@ -294,14 +303,13 @@ def _exchanges(database: Database, gpu: Path, device: str) -> Iterator[pd.DataFr
 
 def _deepep(database: Database, gpu: Path, device: str) -> Iterator[pd.DataFrame]:
     """DeepEP for throughput (`deepep`) and for latency (`deepep_ll`): dispatch in fp8, combine in bf16."""
-    import pandas as pd
 
     gpus = load_device(device).node.gpus
     for mode, kernel in (("normal", "deepep"), ("ll", "deepep_ll")):
         for file in sorted(gpu.glob(f"comm/sglang/*/wideep_deepep_{mode}_perf.parquet")):
             if _copied(file, gpu):
                 continue
-            raw = pd.read_parquet(file)
+            raw = _read_parquet(file)
             if mode == "normal":
                 raw = raw[raw["node_num"] < 8]
             for phase, dtype in (("dispatch", "fp8"), ("combine", "bf16")):
@@ -321,10 +329,9 @@ def _deepep_rows(raw: pd.DataFrame, mode: str, phase: str, gpus: int) -> pd.Data
 
 def _copied(file: Path, gpu: Path) -> bool:
     """Whether an earlier GPU's folder holds the same times: then the rows are that GPU's, not a second measurement."""
-    import pandas as pd
 
     def times(path: Path) -> list[float]:
-        raw = pd.read_parquet(path)
+        raw = _read_parquet(path)
         return sorted(raw[[name for name in raw.columns if name.endswith("_us")]].sum(axis=1))
 
     for name in GPUS.values():
@@ -338,9 +345,8 @@ def _copied(file: Path, gpu: Path) -> bool:
 
 def _two_sided(database: Database, file: Path) -> Iterator[pd.DataFrame]:
     """TensorRT-LLM's exchange over an NVL72 rack; a dispatch includes the preparation it always follows."""
-    import pandas as pd
 
-    raw = pd.read_parquet(file).rename(
+    raw = _read_parquet(file).rename(
         columns={"num_tokens": "tokens", "hidden_size": "hidden", "num_experts": "experts", "moe_ep_size": "group_size"}
     )
     raw = raw[raw["kernel_source"] == "NVLinkTwoSided"]
