@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, hypot, log
 
 import pytest
 import toy
@@ -57,3 +57,12 @@ def test_noise_is_less_certain_than_the_step() -> None:
 
 def test_a_mixture_of_experts_is_less_certain_than_a_dense_model() -> None:
     assert u.MODEL_ERROR["moe"] > u.MODEL_ERROR["dense"]
+
+
+def test_carbon_is_as_uncertain_as_time_power_and_grid_together() -> None:
+    result = simulate(toy.run())
+    step, carbon = result.step_time_s, result.carbon_kg
+    assert step is not None
+    assert carbon is not None
+    time = log(step.high / step.value) / u.Z90
+    assert log(carbon.high / carbon.value) / u.Z90 == pytest.approx(hypot(time, u.POWER_ERROR, u.CARBON_ERROR))

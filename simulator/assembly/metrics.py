@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import hypot
 
 from simulator.assembly import uncertainty as u
 from simulator.assembly.breakdown import mean_items
@@ -30,7 +31,7 @@ class Evidence:
 
     def timed(self, value: float, extra: float = 0.0, basis: Basis | None = None) -> Number:
         """A figure that follows from the run's time, with `extra` relative error of its own."""
-        return u.number(value, (self.whole**2 + extra**2) ** 0.5, basis or self.basis)
+        return u.number(value, hypot(self.whole, extra), basis or self.basis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def training_metrics(step: Step, figures: StepFigures) -> dict[str, Number | Non
             figures.joules.device / seconds / gpus, u.POWER_ERROR, run.hardware.device.tdp
         ),
         "cost_usd": timed(figures.rent) if figures.rent is not None else None,
-        "carbon_kg": timed(joules * grams / 1e3, u.POWER_ERROR + u.CARBON_ERROR, "datasheet"),
+        "carbon_kg": timed(joules * grams / 1e3, hypot(u.POWER_ERROR, u.CARBON_ERROR), "datasheet"),
         "days": timed(seconds * steps / DAY) if steps else None,
         "goodput": _goodput(figures.goodput) if run.reliability else None,
     }
@@ -165,7 +166,7 @@ def inference_metrics(batch: Batch, figures: BatchFigures) -> dict[str, Number |
     assert work is not None
     tokens, joules, rent = work.in_flight * work.osl, figures.joules, figures.rent
     grams, _ = carbon_grams_per_joule(run.economics)
-    whole_power = (evidence.whole**2 + u.POWER_ERROR**2) ** 0.5
+    whole_power = hypot(evidence.whole, u.POWER_ERROR)
 
     def phase(seconds: float, spent: Mapping[str, float]) -> Number:
         return u.number(seconds, u.combined_error(spent, evidence.errors, evidence.model), evidence.basis)
@@ -186,7 +187,7 @@ def inference_metrics(batch: Batch, figures: BatchFigures) -> dict[str, Number |
         "joules_per_output_token": timed(joules.device / tokens, u.POWER_ERROR, "datasheet"),
         "usd_per_million_output_tokens": timed(rent / tokens * 1e6) if rent is not None else None,
         "cost_usd": timed(rent) if rent is not None else None,
-        "carbon_kg": u.number(joules.total * grams / 1e3, whole_power + u.CARBON_ERROR, "datasheet"),
+        "carbon_kg": u.number(joules.total * grams / 1e3, hypot(whole_power, u.CARBON_ERROR), "datasheet"),
     }
 
 

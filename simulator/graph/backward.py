@@ -80,9 +80,9 @@ def _gemm_adjoint(s: Shapes, operator: Operator, work: Gemm, accumulate_bytes: f
 def recomputed(operators: Iterable[Operator], modules: frozenset[str], fraction: float) -> list[Operator]:
     """What selective recompute repeats before a backward pass.
 
-    Operators of the named modules as a whole (`moe` is all of a MoE layer but its norm; with unfused attention, `core_attn` is its products and softmax; a fused
-    kernel recomputes inside its backward and repeats nothing), and `fraction` of the other compute where a policy
-    chooses by operator.
+    Operators of the named modules as a whole (`moe` is all of a MoE layer but its norm; with unfused attention,
+    `core_attn` is its products and softmax; a fused kernel recomputes inside its backward and repeats nothing), and
+    `fraction` of the other compute where a policy chooses by operator.
     """
     parts = []
     if "moe" in modules:
