@@ -1,8 +1,8 @@
 """GEMM times from a calibrated profile, where a run names one and the profile covers the shape's precision.
 
-Profiles hold kernels timed alone at burst clocks; the power limit bends their peak as it bends the priors'. Plain GEMMs
-in 16 bits are taken from the profile: low-precision ones were timed together with the quantisation that a training recipe
-does elsewhere, grouped ones on inference shapes.
+Profiles hold kernels timed alone at burst clocks; the power limit bends their peak as it bends the priors'. Plain
+GEMMs in 16 bits are taken from the profile: low-precision ones were timed together with the quantisation that a
+training recipe does elsewhere, grouped ones on inference shapes.
 """
 
 from __future__ import annotations
