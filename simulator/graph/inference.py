@@ -11,6 +11,7 @@ from simulator.graph.graph import Chunk, OperatorGraph, Phase, Pipeline, Program
 from simulator.graph.inference_layers import (
     Widths,
     attention_projections,
+    cache_reads,
     data_ranks,
     decode_core,
     dense_ffn,
@@ -56,6 +57,9 @@ def serving_split(run: Run) -> Run:
     split = run.parallelism
     instance = max(split.tp, split.ep)
     data = split.dp_attention
+    if data is None and run.model.num_experts and run.defaults.data_parallel_attention:
+        data = split.ep == 1 or split.ep == instance
+        split = split.model_copy(update={"ep": instance})
     ranks = instance if data is True else int(data or 1)
     if ranks > 1 and instance % ranks:
         raise InfeasibleError(
@@ -158,7 +162,8 @@ def step_layer(b: Build, layer: Layer, step: Pass) -> list[Operator]:
     """The operators of one layer in issue order."""
     s, widths = b.shapes, widths_of(b.run.model, b.shapes.weight_precision, b.run.hardware.device)
     before, after = attention_projections(s, widths)
-    cores = decode_core(s, layer.window, step.decodes, step.context)
+    reads = cache_reads(b.run.model, b.run.defaults.shared_query_groups)
+    cores = decode_core(s, layer.window, step.decodes, step.context, reads=reads)
     cores += prompt_core(s, layer.window, widths, step.prompts, step.length)
     return [*before, *cores, *after, *feed_forward(b, layer, widths)]
 
@@ -172,7 +177,7 @@ def feed_forward(b: Build, layer: Layer, widths: Widths) -> list[Operator]:
     parts = [] if model.parallel_attention else [kernel("norm and residual", size * FFN_NORM_BYTES)]
     if layer.kind == "moe":
         assert b.load is not None
-        parts += expert_ffn(s, widths, b.load, _expert_kernel(b, widths))
+        parts += _experts(b, widths)
         reduced = size * ACTIVATION_BYTES if s.layout.tp > 1 else 0.0
     else:
         parts += dense_ffn(s, widths.dense, float(model.intermediate_size), gated=model.gated_ffn, split=s.layout.tp)
@@ -183,18 +188,18 @@ def feed_forward(b: Build, layer: Layer, widths: Widths) -> list[Operator]:
 FFN_NORM_BYTES = 7.0
 
 
-def _expert_kernel(b: Build, widths: Widths) -> float:
-    """Share of a plain GEMM's rates that the engine's expert kernel reaches in this precision."""
-    reached = 1 - read_inference_constants().expert_kernel_loss
-    if widths.experts[0].startswith("fp8"):
-        assert b.load is not None
-        rows = b.load.rows / b.load.local_experts / FULL_TILE_ROWS
-        reached *= 1 - (1 - b.run.defaults.fp8_experts_reached) / (1 + rows * rows)
-    return reached
-
-
-FULL_TILE_ROWS = 16.0
-"""Rows of an expert beyond which a kernel's tiles are well filled."""
+def _experts(b: Build, widths: Widths) -> list[Operator]:
+    """The experts as the engine's kernels run them: their share of a plain GEMM's memory rate, and what is around them."""
+    assert b.load is not None
+    constants, engine = read_inference_constants(), b.run.defaults
+    eight_bit = widths.experts[0].startswith("fp8")
+    return expert_ffn(
+        b.shapes,
+        widths,
+        b.load,
+        reached=(1 - constants.expert_kernel_loss) * (engine.fp8_experts_reached if eight_bit else 1.0),
+        small_kernels=constants.expert_kernels + (engine.fp8_expert_kernels if eight_bit else 0.0),
+    )
 
 
 def kv_bytes_per_token(run: Run, layout: Layout) -> float:

@@ -19,7 +19,7 @@ from simulator.spec.inference_constants import read_inference_constants
 from simulator.spec.model import ModelSpec
 from simulator.spec.parameters import mean_keys
 
-WEIGHT_ONLY = frozenset({"int4", "mxfp4"})
+WEIGHT_ONLY = frozenset({"int4"})
 """Formats of weights alone: served with 16-bit activations."""
 FUSED_NORM_BYTES = 7.0
 """Per element of norm and residual in one kernel: reads two bf16, writes the residual and the (often quantised)
@@ -28,6 +28,8 @@ ROPE_BYTES = 8.0
 """Per element of query and key: reads and writes bf16 around the rotation, writes the cache."""
 TOP_K_BYTES = 8.0
 """Per token and expert: logits in fp32, softmax and top-k passes."""
+ROW_INDEX_BYTES = 12.0
+"""Per row, to bring rows into the order of experts."""
 FINALIZE_BYTES = 4.0
 """Per row and hidden element of the weighted sum of a token's experts."""
 
@@ -194,7 +196,9 @@ def dense_ffn(
     ]
 
 
-def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad, reached: float) -> list[Operator]:
+def expert_ffn(
+    s: Shapes, widths: Widths, load: ExpertLoad, *, reached: float, small_kernels: float
+) -> list[Operator]:
     """Router, top-k, the two expert GEMMs with their activation, the weighted sum, and shared experts."""
     model, layout, rows = s.model, s.layout, s.tokens
     hidden, count = model.hidden_size, model.num_experts or 0
@@ -210,7 +214,8 @@ def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad, reached: float) -> l
 
     parts = [
         gemm("router", "elementwise", rows, count, hidden, (wide(compute), wide(compute))),
-        kernel("top-k and sort", rows * count * TOP_K_BYTES),
+        kernel("top-k", rows * count * TOP_K_BYTES),
+        Operator("sort and align", "elementwise", Traffic(load.rows * ROW_INDEX_BYTES, served=True), calls=small_kernels),
         grouped("expert up", gates * width, hidden),
         kernel("expert activation", load.rows * width * (2 * gates + 1)),
         grouped("expert down", hidden, width),

@@ -76,7 +76,7 @@ class Gemm(NamedTuple):
     out_bytes: float = 2.0
     grouped: Grouping = ""
     reached: float = 1.0
-    """Share of the rates of a plain GEMM that its kernel reaches."""
+    """Share of a plain GEMM's memory rate that its kernel reaches; below 1 where a serving engine fuses experts."""
 
     @property
     def flops(self) -> float:

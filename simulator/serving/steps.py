@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from math import ceil, hypot, log2
+from math import hypot, log2
 
 from simulator.cost.annotation import work_seconds
 from simulator.cost.machine import Machine, build_machine
 from simulator.graph.builder import pipeline_send
 from simulator.graph.inference import Pass, feed_forward, prepare_pass, serving_split
-from simulator.graph.inference_layers import attention_projections, decode_core, prompt_core, widths_of
+from simulator.graph.inference_layers import attention_projections, cache_reads, decode_core, prompt_core, widths_of
 from simulator.graph.layers import Layer, layers_of
 from simulator.graph.operator import Operator
 from simulator.graph.parallel import Layout, build_layout
@@ -74,7 +74,7 @@ class StepCost:
         """`run` as the user wrote it. Raises InfeasibleError where its split does not divide, SpecError for a precision."""
         self.run = serving_split(run)
         self.layout: Layout = build_layout(self.run)
-        self.machine: Machine = build_machine(run.hardware)
+        self.machine: Machine = build_machine(run.hardware, bursts=True)
         layers = layers_of(self.run)
         self._counts: dict[Layer, int] = {layer: layers.count(layer) for layer in dict.fromkeys(layers)}
         assert run.inference is not None
@@ -183,8 +183,13 @@ class StepCost:
         if not layers:
             return 0.0
         b = prepare_pass(self.run, self.layout, Pass(decodes=rows, context=keys))
+        reads = cache_reads(self.run.model, self.run.defaults.shared_query_groups)
         jobs = [
-            [(op, n) for layer, n in layers.items() for op in decode_core(b.shapes, layer.window if window else None, rows, at)]
+            [
+                (op, n)
+                for layer, n in layers.items()
+                for op in decode_core(b.shapes, layer.window if window else None, rows, at, reads=reads)
+            ]
             for at in (keys, 0.0)
         ]
         full, none = self._sums(jobs)
@@ -196,7 +201,3 @@ class StepCost:
         seconds = iter(work_seconds(flat))
         return [sum(next(seconds) * operator.calls * times for operator, times in job) for job in jobs]
 
-
-def whole(value: float) -> int:
-    """Rounded up."""
-    return ceil(value - 1e-9)

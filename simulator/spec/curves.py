@@ -58,6 +58,8 @@ class GroupedGemmCurve(Spec):
     device_loss_share: float
     """Share of the loss that remains where groups are scheduled on the device (full CUDA graphs)."""
     device_group_us: float
+    fused_loss: float = 0.0
+    """Inference: loss of compute rate where one kernel runs all experts."""
     relative_error: float
     source: str
 

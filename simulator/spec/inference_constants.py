@@ -13,6 +13,7 @@ class InferenceConstants(Spec):
     routing_skew: float
     expert_tile_rows: float
     expert_kernel_loss: float
+    expert_kernels: float
     expanded_per_sm: float
     kernel_us: float
     decode_core_us: float
