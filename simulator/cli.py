@@ -13,8 +13,10 @@ from typing import Annotated, Literal
 import typer
 
 from simulator import __version__
+from simulator.cli_calibration import calibrate, verify
 from simulator.cli_catalog import devices, models, networks, schema
 from simulator.cli_output import echo, progress_bar, refuse_file, shipped, write_folder, write_text
+from simulator.cli_plan import plan, what_if
 from simulator.errors import InfeasibleError, SimulatorError, SpecError
 
 app = typer.Typer(
@@ -217,6 +219,10 @@ def _equation(text: str) -> tuple[str, str]:
     return column, value
 
 
+app.command()(calibrate)
+app.command()(verify)
+app.command()(plan)
+app.command("what-if")(what_if)
 app.command()(models)
 app.command()(devices)
 app.command()(networks)

@@ -1,0 +1,81 @@
+"""The commands that measure: `calibrate` fits a profile, `verify` holds real models against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulator.cli_output import echo, progress_bar, write_text
+from simulator.errors import SpecError
+
+
+def calibrate(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the profile; a killed run goes on there.")],
+    device: Annotated[
+        str | None, typer.Option(help="Measure on cpu or cuda:0; with --from, a device of the catalog.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="SOURCE", help="Fit `silicon`, a table or nccl-tests' text instead.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Time to measure for.")] = 5.0,
+) -> None:
+    """Measure this machine, or import measurements, and fit a profile with error bars.
+
+    [bold]Examples[/bold]
+
+    moesim calibrate --device cpu --minutes 5 --out reports/calibration
+    — measure operators here: prices.yaml, measured.csv and a page; Ctrl-C and the same command go on
+
+    moesim calibrate --from silicon --device h100-sxm --out reports/h100
+    — fit the published database (needs the extra `silicon`)
+    """
+    if source is not None:
+        _import(source, device, out)
+    elif device is not None:
+        _measure(device, out, minutes)
+    else:
+        raise SpecError("say --device cpu or cuda:0 to measure, or --from SOURCE to import")
+
+
+def _measure(device: str, out: Path, minutes: float) -> None:
+    from simulator.calibration.session import calibrate as measure
+    from simulator.report.calibration_page import render_calibration
+
+    with progress_bar("measuring") as advance:
+        report = measure(device, out, minutes=minutes, progress=lambda done, total, _: advance(int(done), int(total)))
+    write_text(out / "report.html", render_calibration(report.page()))
+    echo(report.summary())
+    echo(f"Wrote {out / 'prices.yaml'}, measured.csv and report.html.")
+
+
+def _import(source: str, device: str | None, out: Path) -> None:
+    from simulator.calibration.calibration import calibrate_from
+
+    with progress_bar("series") as advance:
+        report = calibrate_from(source, device, out, lambda done, total, _: advance(done, total))
+    echo(report.summary())
+    for file in report.written:
+        echo(f"Wrote {file}.")
+
+
+def verify(
+    profile: Annotated[Path, typer.Option(metavar="FILE", help="The prices.yaml that `calibrate` wrote.")],
+    device: Annotated[str, typer.Option(help="cpu or cuda:0.")] = "cpu",
+    minutes: Annotated[float, typer.Option(help="Time to measure for.")] = 4.0,
+    seed: Annotated[int, typer.Option(help="Chooses the models that were not looked at before.")] = 0,
+) -> None:
+    """Run small real models (dense, MoE, PEER, decode; forward and training) and compare them with their simulation.
+
+    [bold]Example[/bold]
+
+    moesim verify --device cpu --profile reports/calibration/prices.yaml
+    """
+    from simulator.calibration.verify import verify as measure
+
+    with progress_bar("measuring models") as advance:
+        report = measure(
+            device, profile, lambda done, total, _: advance(int(done), int(total)), minutes=minutes, seed=seed
+        )
+    echo(report.summary())
