@@ -53,6 +53,7 @@ def test_every_command_runs(moesim: Moesim, like_checkout: Path) -> None:
         "comparison.html",
         "mixtral-split/report.html",
         "mixtral-split/sweep.csv",
+        "validation.html",
     }
 
 
