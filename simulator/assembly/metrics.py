@@ -89,7 +89,12 @@ def step_figures(step: Step) -> StepFigures:
         goodput=forward,
         steps=steps,
         rent=rent_usd(run.hardware.gpus, seconds * steps, run.economics) if steps else None,
-        evidence=Evidence(errors, model_error, u.combined_error(exposed, errors, model_error), machine.curves.basis),
+        evidence=Evidence(
+            errors,
+            model_error,
+            u.combined_error(exposed, errors, model_error),
+            u.basis_of(machine, work.precision, exposed),
+        ),
     )
 
 
@@ -154,7 +159,10 @@ def batch_figures(batch: Batch) -> BatchFigures:
         joules=step_joules(costed.machine, load, run.economics.pue),
         rent=rent_usd(run.hardware.gpus, seconds, run.economics),
         evidence=Evidence(
-            errors, model_error, u.combined_error(exposed, errors, model_error), costed.machine.curves.basis
+            errors,
+            model_error,
+            u.combined_error(exposed, errors, model_error),
+            u.basis_of(costed.machine, b.shapes.precision, exposed),
         ),
     )
 

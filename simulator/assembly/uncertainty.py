@@ -12,6 +12,7 @@ from functools import lru_cache
 from math import exp, sqrt
 
 from simulator.cost.machine import Machine
+from simulator.cost.measured import WIDE
 from simulator.result import Basis, Number
 
 Z90 = 1.645
@@ -77,6 +78,20 @@ def limited(value: float, error: float, limit: float) -> Number:
     """Watts that no device exceeds: an interval that ends at the limit."""
     free = number(value, error, "datasheet")
     return free.model_copy(update={"high": min(free.high, max(limit, value))})
+
+
+PROFILED = frozenset({"expert_gemm", "ffn_gemm", "attention_projection", "logits"})
+"""Items a calibrated profile times where their precision has 16 bits."""
+
+
+def basis_of(machine: Machine, precision: str, seconds: Mapping[str, float]) -> Basis:
+    """What a time made of these items rests on: the weakest label that carries at least 10 % of it."""
+    shares: dict[Basis, float] = {}
+    measured = machine.profile is not None and precision in WIDE
+    for item, value in seconds.items():
+        label: Basis = "interpolated" if measured and item in PROFILED else machine.curves.basis
+        shares[label] = shares.get(label, 0.0) + value
+    return weakest(shares)
 
 
 def weakest(shares: Mapping[Basis, float]) -> Basis:
