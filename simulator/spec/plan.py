@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from simulator.errors import SpecError
 from simulator.spec.base import Document, Spec, read_document, validate
@@ -27,7 +35,6 @@ def _whole(values: list[Any]) -> list[Any]:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"expected whole numbers from 1, got {value!r}")
     return values
-
 
 
 class Splits(Spec):
@@ -168,8 +175,10 @@ def read_plan(file: str | Path, overrides: Iterable[str] = ()) -> Plan:
     An override such as `constraints.deadline=20 d` changes the plan, one of a path of the run changes that.
     """
     document = read_document(file)
-    own = [text for text in overrides if parse_override(text)[0].partition(".")[0] in Plan.model_fields.keys() - {"run"}]
-    rest = [text for text in overrides if text not in own]
+    texts = list(overrides)
+    fields = set(Plan.model_fields) - {"run", "name"}
+    own = [text for text in texts if parse_override(text)[0].partition(".")[0] in fields]
+    rest = [text for text in texts if text not in own]
     document = apply_overrides(document, own)
     plan = validate(Plan, document)
     run = apply_overrides(base_document(plan.run, Path(file).parent, document), rest)
