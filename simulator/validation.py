@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from simulator.errors import SimulatorError, SpecError
 from simulator.result import Number
 from simulator.spec import parameters as counts
+from simulator.spec.base import data_root
 from simulator.spec.run import Run, run_from_mapping, set_path
 
 BLOCKS = ("model", "hardware", "parallelism", "training", "inference", "routing", "execution", "economics")
@@ -172,7 +174,18 @@ def row_run(row: Mapping[str, str]) -> Run:
     if isinstance(data.get("model"), dict):
         data["model"].setdefault("name", data.get("name", "unnamed"))
     data.setdefault("name", row["id"])
+    stated = row.get("interconnect_stated", "")
+    if "network" not in data.get("hardware", {}) and stated in stated_networks():
+        set_path(data, "hardware.network", stated_networks()[stated])
     return run_from_mapping(data, row["id"])
+
+
+@lru_cache(maxsize=1)
+def stated_networks() -> dict[str, str]:
+    """The network that a source's own words for its interconnect mean, for tables that hold only the words."""
+    file = data_root() / "workloads/validation/interconnects.csv"
+    with file.open(newline="", encoding="utf-8") as stream:
+        return {row["interconnect_stated"]: row["hardware.network"] for row in csv.DictReader(stream)}
 
 
 def cell_value(text: str) -> object:

@@ -10,6 +10,16 @@ from simulator.spec.base import Spec, catalog, read_catalog, validate
 from simulator.spec.workload import AttentionKernel, CudaGraph, Dispatcher, Recompute, Sharding
 
 
+class Recipe(Spec):
+    """What a framework's published recipe sets for MoE models of one precision on one architecture."""
+
+    architecture: str
+    precision: str
+    moe_dispatcher: Dispatcher
+    cuda_graph: CudaGraph
+    a2a_overlap: bool
+
+
 class Framework(Spec):
     """Defaults and software properties of one framework. Never keyed by model or row."""
 
@@ -28,6 +38,8 @@ class Framework(Spec):
     """Attention kernel by device architecture; `default` for the rest."""
     moe_dispatcher: Dispatcher = "alltoall"
     a2a_overlap: bool = False
+    moe_recipes: tuple[Recipe, ...] = ()
+    """Recipes for MoE models that differ from the defaults below."""
     a2a_overlap_graphed: bool = False
     """Recipes with a full-iteration CUDA graph also overlap the all-to-all of two micro-batches."""
     tp_overlap: bool = False

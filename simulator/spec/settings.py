@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from simulator.spec.curves import generation
+from simulator.spec.framework import Recipe
 from simulator.spec.workload import AttentionKernel, CudaGraph, Dispatcher, Recompute, Sharding
 
 if TYPE_CHECKING:
@@ -56,7 +57,12 @@ def resolve_settings(run: Run) -> Settings:
     fused = stated(execution.compile, framework.fused)
     architecture = generation(run.hardware.device.architecture)
     kernel = framework.attention.get(architecture, framework.attention["default"])
-    graphed = stated(execution.cuda_graph, framework.cuda_graph) == "full_iteration"
+    recipe = _recipe(run, architecture)
+    dispatcher, cuda_graph, overlap = framework.moe_dispatcher, framework.cuda_graph, framework.a2a_overlap
+    if recipe is not None:
+        dispatcher, cuda_graph, overlap = recipe.moe_dispatcher, recipe.cuda_graph, recipe.a2a_overlap
+    cuda_graph = stated(execution.cuda_graph, cuda_graph)
+    overlap = overlap or (cuda_graph == "full_iteration" and framework.a2a_overlap_graphed)
     sequence_parallel = stated(split.sequence_parallel, framework.sequence_parallel)
     experts_follow = run.model.is_moe and (split.ep == 1 or framework.etp_follows_tp)
     return Settings(
@@ -66,13 +72,24 @@ def resolve_settings(run: Run) -> Settings:
         sharding="none" if training is None else stated(training.sharding, framework.sharding),
         sequence_parallel=sequence_parallel and split.tp > 1,
         attention=stated(execution.attention, kernel),
-        dispatcher=stated(execution.moe_dispatcher, framework.moe_dispatcher),
-        a2a_overlap=stated(execution.a2a_overlap, framework.a2a_overlap or (graphed and framework.a2a_overlap_graphed)),
+        dispatcher=stated(execution.moe_dispatcher, dispatcher),
+        a2a_overlap=stated(execution.a2a_overlap, overlap),
         tp_overlap=stated(execution.tp_overlap, stated(execution.async_tp, framework.tp_overlap)),
         dp_overlap=stated(execution.dp_overlap, framework.dp_overlap),
         p2p_overlap=stated(execution.p2p_overlap, framework.p2p_overlap),
-        cuda_graph=stated(execution.cuda_graph, framework.cuda_graph),
+        cuda_graph=cuda_graph,
         fused=fused,
         python_norms=framework.python_norms and not fused,
         etp=stated(split.etp, split.tp if experts_follow else 1),
     )
+
+
+def _recipe(run: Run, architecture: str) -> Recipe | None:
+    """The framework's MoE recipe for this machine and precision, where the run leaves dispatcher and graph open."""
+    execution = run.execution
+    if run.training is None or not run.model.is_moe or execution.moe_dispatcher or execution.cuda_graph:
+        return None
+    for recipe in run.defaults.moe_recipes:
+        if (recipe.architecture, recipe.precision) == (architecture, run.training.precision):
+            return recipe
+    return None
