@@ -10,7 +10,7 @@ import pytest
 
 from simulator.calibration.calls import FAR, Call, Touch, Trace, looped
 from simulator.calibration.collectives_fit import fit_saturating
-from simulator.calibration.cpu_fit import fit_family, fit_host, fit_memory, fit_sequence, fit_stretch
+from simulator.calibration.cpu_fit import fit_family, fit_host, fit_memory, fit_sequence, fit_stretch, fit_traffic
 from simulator.calibration.prices import (
     Family,
     HostCosts,
@@ -23,7 +23,7 @@ from simulator.calibration.prices import (
     residual,
 )
 from simulator.calibration.prices_file import read_prices, write_prices
-from simulator.calibration.step_prices import collective_seconds, gaps_of, outside_of, price_step
+from simulator.calibration.step_prices import collective_seconds, disturbed, gaps_of, outside_of, price_step
 from simulator.errors import CalibrationError
 
 KIB, MIB = 2.0**10, 2.0**20
@@ -156,12 +156,13 @@ def host(kernel: str, calls: float, seconds: float) -> tuple[Call, float]:
 
 def test_host_costs_are_differences_per_call() -> None:
     rows = [host("view", 10, 20e-6), host("module", 10, 10e-6), host("chain_inference", 10, 10e-6),
-            host("chain_forward", 10, 15e-6), host("chain_training", 10, 55e-6)]  # fmt: skip
-    found = fit_host(rows)
+            host("chain_forward", 10, 15e-6), host("chain_leaves", 10, 95e-6),
+            host("chain_training", 10, 55e-6)]  # fmt: skip
+    found = fit_host(rows, LEVELS)
     assert (found.view, found.module) == pytest.approx((2e-6, 1e-6))
-    assert (found.forward_on_tape, found.backward) == pytest.approx((0.5e-6, 3e-6))
+    assert (found.forward_on_tape, found.backward, found.leaf) == pytest.approx((0.5e-6, 3e-6, 3e-6))
     with pytest.raises(CalibrationError, match=r"^no stable point of the host's 'chain_training'$"):
-        fit_host(rows[:-1])
+        fit_host(rows[:-1], LEVELS)
 
 
 def test_the_cost_of_sequence_grows_with_the_time_since_a_kernel_ran() -> None:
@@ -178,10 +179,30 @@ def test_the_cost_of_sequence_grows_with_the_time_since_a_kernel_ran() -> None:
     assert along(curve, np.array([1e-3, 1.0])) == pytest.approx([5e-6, 8e-6])
 
 
+def test_traffic_of_others_is_read_off_a_large_operand() -> None:
+    def point(op: str, kernel: str, seconds: float, **shape: float) -> tuple[Call, float]:
+        return Call(op, kernel, shape, ()), seconds
+
+    size = np.array([8 * MIB])
+    rows = [point("sequence_member", "large", 1e-4)]
+    for before, length in ((4, 1e-4), (8, 2e-3)):
+        more = float((LEVELS.seconds(size, size + 1e10 * length) - LEVELS.seconds(size, size))[0])
+        rows.append(point("sequence_before", "product", length, before=before))
+        rows.append(point("sequence_following", "large", 1e-4 + more, before=before))
+    assert fit_traffic(rows, LEVELS) == pytest.approx(1e10, rel=0.1)
+    assert fit_traffic(rows[:1], LEVELS) == 0.0
+
+
+def test_traffic_of_others_lengthens_reuse_by_the_time_that_passes() -> None:
+    calls = [call(8.0, Touch(1e6, 2e6)), call(8.0, Touch(3e6, 4e6))]
+    # 4 MB are touched in 1 ms; others move 8 MB meanwhile: distances are three times as long.
+    assert [c.touches[0].reuse for c in disturbed(calls, 1e-3, 8e9)] == pytest.approx([6e6, 12e6])
+
+
 def test_a_step_is_stretched_as_equal_products_are() -> None:
     rows = [(Call("sequence_stretch", "product", {"rounds": rounds}, ()), rounds * 1e-3 * factor)
             for rounds, factor in ((1.0, 1.0), (10.0, 1.1), (100.0, 1.05))]  # fmt: skip
-    assert fit_stretch(rows) == ((1e-3, 1.0), (1e-2, pytest.approx(1.1)), (1e-1, pytest.approx(1.1)))
+    assert fit_stretch(rows, "product") == ((1e-3, 1.0), (1e-2, pytest.approx(1.1)), (1e-1, pytest.approx(1.1)))
 
 
 def test_the_fit_finds_a_collective() -> None:
@@ -195,6 +216,8 @@ def test_the_fit_finds_a_collective() -> None:
 def test_gaps_count_from_the_last_call_of_the_same_kernel_in_equal_steps() -> None:
     calls = [call(1), call(1, kernel="mul"), call(1), call(1, kernel="mul")]
     assert gaps_of(calls, np.array([1.0, 2.0, 4.0, 8.0])) == pytest.approx([8.0, 1.0, 2.0, 4.0])
+    calls[2] = calls[2]._replace(backward=True)
+    assert gaps_of(calls, np.array([1.0, 2.0, 4.0, 8.0])) == pytest.approx([14.0, 1.0, 11.0, 4.0])
 
 
 def test_a_step_costs_its_calls_and_what_the_host_does_around_them() -> None:

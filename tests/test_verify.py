@@ -140,7 +140,12 @@ def test_the_host_as_measured_now_replaces_that_of_the_profile() -> None:
     def point(kernel: str, seconds: float) -> Point:
         return Point(Case("host", kernel, "fp32", {"calls": 10}, lambda device: lambda: None), seconds, 0.0, (seconds,))
 
-    chains = [point("chain_inference", 1e-5), point("chain_forward", 2e-5), point("chain_training", 5e-5)]
+    chains = [
+        point("chain_inference", 1e-5),
+        point("chain_forward", 2e-5),
+        point("chain_training", 5e-5),
+        point("chain_leaves", 9e-5),
+    ]
     now = with_host(profile(), [point("view", 3e-5), point("view", 2e-5), point("module", 1e-5), *chains])
     assert now.host.view == pytest.approx(2e-6)
     assert now.host.backward == pytest.approx(2e-6)

@@ -35,6 +35,8 @@ class Call(NamedTuple):
     kernel: str
     shape: Shape
     touches: tuple[Touch, ...]
+    backward: bool = False
+    """Called by a backward pass: another way to the same kernel, whose code is warm or cold by itself."""
 
     @property
     def flops(self) -> float:
@@ -89,6 +91,8 @@ def looped(op: str, kernel: str, shape: Shape, dtype: str) -> Call:
     footprint = _FOOTPRINTS[op](kernel, shape)
     reuse = shape.get("reuse", 0.0)
     near, far = footprint.near * size, footprint.far * size
+    if op == "optimizer" and reuse:
+        near, far = 0.0, near
     if not reuse:
         near, far = near + far, 0.0
     touches = [Touch(near, near + far)]

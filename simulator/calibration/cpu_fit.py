@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 HOST_OPS = frozenset(
     {"host", "retrieval", "sequence_member", "sequence_following", "sequence_before", "sequence_stretch"}
 )
+LARGE, LARGE_ELEMENTS = "large", 2**21
+"""The large operand of the host's points and its elements (fp32)."""
 NOTHING = 1e-7
 """Seconds below which a kernel has run just before."""
 ROBUST = 0.1
@@ -73,7 +75,7 @@ def fit_prices(table: pd.DataFrame, *, statistic: Literal["minimum", "median"]) 
         statistic=statistic,
         memory=memory,
         families=families,
-        host=fit_host(rows),
+        host=fit_host(rows, memory),
         collectives=fit_collectives(table),
     )
 
@@ -228,7 +230,7 @@ def _pick(features: Features, which: Array) -> Features:
     return Features(terms, features.memory[which], features.coordinates[which])
 
 
-def fit_host(rows: Sequence[tuple[Call, float]]) -> HostCosts:
+def fit_host(rows: Sequence[tuple[Call, float]], memory: MemoryLevels) -> HostCosts:
     """Host costs from chains and sequences, less what their kernels take alone."""
     host = [call_and_seconds for call_and_seconds in rows if call_and_seconds[0].op == "host"]
 
@@ -247,8 +249,12 @@ def fit_host(rows: Sequence[tuple[Call, float]]) -> HostCosts:
         module=per_call("module"),
         forward_on_tape=forward,
         backward=backward,
+        # A product with a parameter has two products in its backward pass.
+        leaf=max(0.0, per_call("chain_leaves") - per_call("chain_training") - alone),
         sequence=fit_sequence(rows),
-        stretch=fit_stretch(rows),
+        traffic=fit_traffic(rows, memory),
+        stretch=fit_stretch(rows, "product"),
+        small_stretch=fit_stretch(rows, "small"),
     )
 
 
@@ -258,7 +264,9 @@ def fit_sequence(rows: Sequence[tuple[Call, float]]) -> Curve:
     lengths = {call.shape["before"]: seconds for call, seconds in rows if call.op == "sequence_before"}
     costs: dict[float, list[float]] = {}
     for call, seconds in rows:
-        if call.op == "sequence_following" and call.kernel in alone and call.shape["before"] in lengths:
+        if call.op != "sequence_following" or call.kernel == LARGE:
+            continue
+        if call.kernel in alone and call.shape["before"] in lengths:
             costs.setdefault(lengths[call.shape["before"]], []).append(max(0.0, seconds - alone[call.kernel]))
     if not costs:
         return ((NOTHING, 0.0),)
@@ -268,9 +276,32 @@ def fit_sequence(rows: Sequence[tuple[Call, float]]) -> Curve:
     return ((NOTHING, 0.0), *((length, float(cost)) for (length, _), cost in zip(found, rising, strict=True)))
 
 
-def fit_stretch(rows: Sequence[tuple[Call, float]]) -> Curve:
-    """(seconds of a step by its parts, factor on it): how stretches of equal products grow against one."""
-    times = {call.shape["rounds"]: seconds for call, seconds in rows if call.op == "sequence_stretch"}
+def fit_traffic(rows: Sequence[tuple[Call, float]], memory: MemoryLevels) -> float:
+    """Bytes per second that explain how much longer a sum over a large operand takes after products."""
+    lengths = {call.shape["before"]: seconds for call, seconds in rows if call.op == "sequence_before"}
+    alone = [seconds for call, seconds in rows if call.op == "sequence_member" and call.kernel == LARGE]
+    found = [
+        (lengths[call.shape["before"]], seconds)
+        for call, seconds in rows
+        if call.op == "sequence_following" and call.kernel == LARGE and call.shape["before"] in lengths
+    ]
+    if not alone or not found:
+        return 0.0
+    size = np.array([4.0 * LARGE_ELEMENTS])
+    base = memory.seconds(size, size)
+    waited, took = np.array(found).T
+
+    def error(traffic: float) -> float:
+        guess = [alone[0] + float((memory.seconds(size, size + traffic * t) - base)[0]) for t in waited]
+        return float(np.sum(np.log(np.array(guess) / took) ** 2))
+
+    return min([0.0, *np.geomspace(1e8, 1e11, 61).tolist()], key=error)
+
+
+def fit_stretch(rows: Sequence[tuple[Call, float]], kernel: str) -> Curve:
+    """(seconds of a step by its parts, factor on it): how stretches of equal rounds grow against one round."""
+    chosen = [(c, seconds) for c, seconds in rows if c.op == "sequence_stretch" and c.kernel == kernel]
+    times = {call.shape["rounds"]: seconds for call, seconds in chosen}
     if 1.0 not in times:
         return ((NOTHING, 1.0),)
     found = [(rounds * times[1.0], seconds / (rounds * times[1.0])) for rounds, seconds in sorted(times.items())]

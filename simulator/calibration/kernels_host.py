@@ -29,9 +29,11 @@ BEFORE_ROWS = (4, 32, 128, 512)
 STRETCH_ROWS = 32
 STRETCHES = (1, 4, 12, 40, 120)
 """Products in a row."""
+SMALL_STRETCHES = (1, 8, 30, 100, 300)
+"""Rounds of the small kernels in a row."""
 
-Chain = Literal["inference", "forward", "training"]
-MODES: tuple[Chain, ...] = ("inference", "forward", "training")
+Chain = Literal["inference", "forward", "training", "leaves"]
+MODES: tuple[Chain, ...] = ("inference", "forward", "training", "leaves")
 
 
 def host_cases(dtype: str) -> Iterator[Case]:
@@ -50,6 +52,8 @@ def host_cases(dtype: str) -> Iterator[Case]:
         yield before(rows, dtype=dtype)
     for rounds in STRETCHES:
         yield stretch(rounds, dtype=dtype)
+    for rounds in SMALL_STRETCHES:
+        yield small_stretch(rounds, dtype=dtype)
 
 
 def launch(*, dtype: str) -> Case:
@@ -94,13 +98,26 @@ def module(*, dtype: str) -> Case:
 
 
 def autograd(mode: Chain, calls: int, *, dtype: str) -> Case:
-    """A chain of products with constants: without a tape, with one, and with its backward pass."""
+    """A chain of products: with constants without a tape, with one, with its backward pass; and with parameters."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
         operands = device.operands()
         x, factor = operands.hot(SMALL).detach(), operands.hot(SMALL)
         x.requires_grad_(mode != "inference")
         ones = torch.ones_like(x)
+        leaves = [factor.clone().requires_grad_() for _ in range(calls)] if mode == "leaves" else [factor] * calls
+
+        def step() -> None:
+            y = x
+            for leaf in leaves:
+                y = torch.mul(y, leaf)
+            y.backward(ones)
+            for leaf in leaves:
+                leaf.grad = None
+            x.grad = None
+
+        if mode == "leaves":
+            return step
 
         def run() -> object:
             y = x
@@ -121,6 +138,7 @@ def _members(device: TorchDevice) -> dict[str, Callable[[], object]]:
     weight, square = operands.hot(columns, columns).t(), operands.hot(columns, columns)
     heads = operands.hot(1, 4, rows, columns // 4)
     index = torch.randint(0, rows, (rows,), device=x.device)
+    large = operands.hot(LARGE_ELEMENTS)
     attention = nn.functional.scaled_dot_product_attention
     return {
         "square": lambda: x.pow(2),
@@ -137,12 +155,15 @@ def _members(device: TorchDevice) -> dict[str, Callable[[], object]]:
         "top_k": lambda: torch.topk(x, 2),
         "embedding": lambda: nn.functional.embedding(index, x),
         "cat": lambda: torch.cat((x, y), -1),
+        LARGE: lambda: large.sum(),
     }
 
 
+LARGE, LARGE_ELEMENTS = "large", 2**21
+"""A sum over 8 MiB (fp32): how soon others drive it from a shared cache."""
 SEQUENCE = (
     "square", "mean", "rsqrt", "mul_column", "mul_row", "linear", "attention", "product", "add", "silu", "softmax",
-    "top_k", "embedding", "cat",
+    "top_k", "embedding", "cat", LARGE,
 )  # fmt: skip
 
 
@@ -196,3 +217,19 @@ def stretch(rounds: int, *, dtype: str) -> Case:
         return several
 
     return Case("sequence_stretch", "product", dtype, {"rounds": rounds}, build)
+
+
+def small_stretch(rounds: int, *, dtype: str) -> Case:
+    """The small kernels in a row, again and again: they suffer more from what a shared core does beside them."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        members = [run for name, run in _members(device).items() if name != LARGE]
+
+        def several() -> None:
+            for _ in range(rounds):
+                for run in members:
+                    run()
+
+        return several
+
+    return Case("sequence_stretch", "small", dtype, {"rounds": rounds}, build, clock="host")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from simulator.calibration.kernels_device import TorchDevice
 from simulator.calibration.protocol import Case, Skip
 
 aten = torch.ops.aten
+MAX_OPTIMIZERS = 256
 HEADS = 4
 """Of the copy that brings heads beside each other."""
 Unary = Callable[[torch.Tensor], object]
@@ -96,7 +98,8 @@ def memory_cases(sizes: MemorySizes, dtype: str) -> Iterator[Case]:
     for elements in sizes.few_elements:
         yield fill(elements, dtype=dtype)
     for tensors, elements in sizes.parameters:
-        yield optimizer(tensors, elements, dtype=dtype)
+        for reuse in (0, *sizes.reuses):
+            yield optimizer(tensors, elements, dtype=dtype, reuse=reuse)
 
 
 def elementwise(kernel: str, elements: int, *, dtype: str, reuse: int = 0) -> Case:
@@ -225,15 +228,23 @@ def fill(elements: int, *, dtype: str) -> Case:
     return Case("fill", "zeros", dtype, {"elements": elements}, build)
 
 
-def optimizer(tensors: int, elements: int, *, dtype: str) -> Case:
-    """One fused AdamW step over parameters whose gradients are there."""
+def optimizer(tensors: int, elements: int, *, dtype: str, reuse: int = 0) -> Case:
+    """One fused AdamW step over parameters whose gradients are there, all last used `reuse` bytes ago."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
         ones = torch.ones(elements, device=device.torch_device, dtype=device.dtype)
-        parameters = [torch.nn.Parameter(ones.clone()) for _ in range(tensors)]
-        for parameter in parameters:
-            parameter.grad = ones.clone()
-        adamw = torch.optim.AdamW(parameters, fused=True, foreach=False)
-        return lambda: adamw.step()
+        states = 4 * tensors * elements * ones.element_size()
+        if reuse and not 2 * states <= reuse <= MAX_OPTIMIZERS * states:
+            raise Skip("too large or too small for states that far apart")
 
-    return Case("optimizer", "adamw", dtype, {"tensors": tensors, "elements": tensors * elements}, build)
+        def one() -> torch.optim.Optimizer:
+            parameters = [torch.nn.Parameter(ones.clone()) for _ in range(tensors)]
+            for parameter in parameters:
+                parameter.grad = ones.clone()
+            return torch.optim.AdamW(parameters, fused=True, foreach=False)
+
+        turn = itertools.cycle([one() for _ in range(max(1, reuse // states))])
+        return lambda: next(turn).step()
+
+    shape = {"tensors": tensors, "elements": tensors * elements, "reuse": reuse}
+    return Case("optimizer", "adamw", dtype, shape, build)

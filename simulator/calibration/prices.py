@@ -91,10 +91,16 @@ class HostCosts(Spec):
     """Added to an operator whose backward pass will be wanted."""
     backward: float
     """Added to an operator of a backward pass."""
+    leaf: float = 0.0
+    """Added for a parameter whose gradient is stored and cleared again."""
     sequence: Curve
     """Added to a call, by seconds since its kernel last ran: code and branches must be found again."""
+    traffic: float = 0.0
+    """Bytes per second that others move through the shared cache: operands last used long ago are gone sooner."""
     stretch: Curve
-    """Factor on a whole step, by its seconds: what a shared machine takes from steps too long for a quiet window."""
+    """Factor on long calls, by the seconds of the step: a shared machine has no quiet window for a long step."""
+    small_stretch: Curve = ((1e-7, 1.0),)
+    """The same for short calls and the host's own work."""
 
 
 class Saturating(Spec):
@@ -245,7 +251,7 @@ def residual(points: Array, values: Array, shrink: float, at: Array) -> Array:
 
 
 def call_seconds(prices: Prices, calls: Sequence[Call]) -> Array:
-    """Seconds of each call. Raises CalibrationError where a family was not measured."""
+    """Seconds of each call, undisturbed. Raises CalibrationError where a family was not measured."""
     seconds = np.zeros(len(calls))
     by_family: dict[str, list[int]] = {}
     for i, call in enumerate(calls):

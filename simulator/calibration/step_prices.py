@@ -14,11 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from simulator.calibration.calls import Call, Trace
+from simulator.calibration.calls import Call, Touch, Trace
 from simulator.calibration.prices import Array, HostCosts, Prices, along, call_seconds, family_of
 from simulator.errors import CalibrationError
 
 Z90 = 1.645
+LARGE_S = 100e-6
+"""Calls at least this long are stretched as long products are, the others as small kernels."""
 MARGIN_OCTAVES = 0.3
 """A shape this little outside the measured ones still counts as inside."""
 OUTSIDE_FACTOR = 2.0
@@ -51,6 +53,8 @@ class Priced:
 def price_step(prices: Prices, trace: Trace, *, kind: str, communication: float = 0.0) -> Priced:
     """The time of a traced step on a device of that kind. Raises CalibrationError for calls that were not measured."""
     seconds = call_seconds(prices, trace.calls)
+    if prices.host.traffic and kind == "cpu":
+        seconds = call_seconds(prices, disturbed(trace.calls, float(seconds.sum()), prices.host.traffic))
     names = [family_of(call) for call in trace.calls]
     by_family: dict[str, float] = {}
     sides = np.array([outside_of(prices, call) for call in trace.calls])
@@ -63,7 +67,9 @@ def price_step(prices: Prices, trace: Trace, *, kind: str, communication: float 
     host = host_seconds(prices.host, trace, seconds)
     compute = float(seconds.sum())
     own = compute + host if kind == "cpu" else max(compute, host)
-    total = own * float(along(prices.host.stretch, own)) + communication
+    large = min(own, float(seconds[seconds >= LARGE_S].sum()))
+    factors = along(prices.host.stretch, own), along(prices.host.small_stretch, own)
+    total = large * float(factors[0]) + (own - large) * float(factors[1]) + communication
     worst = max((fit.relative_error for fit in prices.collectives.values()), default=0.0)
     variance += (HOST_ERROR * host) ** 2 + (STATE_ERROR * total) ** 2 + (worst * communication) ** 2
     width = Z90 * sqrt(variance) / total
@@ -74,21 +80,32 @@ def price_step(prices: Prices, trace: Trace, *, kind: str, communication: float 
     return Priced(total, total * exp(-width), total * exp(width), by_family, host, communication, side)
 
 
+def disturbed(calls: Sequence[Call], seconds: float, traffic: float) -> list[Call]:
+    """The calls with reuse distances grown by what others move through the shared cache meanwhile.
+
+    A step touches S bytes in T seconds, so an operand last used R bytes ago was used R T / S seconds ago.
+    """
+    touched = sum(touch.bytes for call in calls for touch in call.touches)
+    growth = 1 + traffic * seconds / max(touched, 1.0)
+    return [call._replace(touches=tuple(Touch(t.bytes, t.reuse * growth) for t in call.touches)) for call in calls]
+
+
 def host_seconds(host: HostCosts, trace: Trace, seconds: Array) -> float:
     """Seconds the host spends around the calls of a step that take `seconds`."""
     tape = trace.forward_on_tape * host.forward_on_tape + trace.backward * host.backward
     sequence = float(along(host.sequence, gaps_of(trace.calls, seconds)).sum())
-    return sequence + trace.views * host.view + trace.modules * host.module + tape
+    leaves = host.leaf * sum(call.shape["tensors"] for call in trace.calls if call.op == "optimizer")
+    return sequence + leaves + trace.views * host.view + trace.modules * host.module + tape
 
 
 def gaps_of(calls: Sequence[Call], seconds: Array) -> Array:
-    """Seconds since each call's kernel last ran, where equal steps follow one another."""
+    """Seconds since each call's kernel last ran in the same pass, where equal steps follow one another."""
     ends = np.cumsum(seconds)
     total = float(ends[-1])
-    last: dict[str, float] = {family_of(call): float(end) - total for call, end in zip(calls, ends, strict=True)}
+    names = [(family_of(call), call.backward) for call in calls]
+    last = {name: float(end) - total for name, end in zip(names, ends, strict=True)}
     gaps = np.empty(len(calls))
-    for i, call in enumerate(calls):
-        name = family_of(call)
+    for i, name in enumerate(names):
         gaps[i] = float(ends[i] - seconds[i]) - last[name]
         last[name] = float(ends[i])
     return gaps

@@ -75,7 +75,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped to m
         shapes = describe(name, args, kwargs or {}, out)
         if shapes is None:
             raise CalibrationError(f"the trace met {name}, which is not among the measured operators")
-        if torch._C._current_graph_task_id() != -1:
+        in_backward = torch._C._current_graph_task_id() != -1
+        if in_backward:
             self.result.backward += 1
         elif torch.is_grad_enabled():
             self.result.forward_on_tape += 1
@@ -88,7 +89,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[misc]  # torch is untyped to m
             if place:  # what an operator does beside its own work: it copies what it then changes
                 size = sum(unique_bytes(tensor) for tensor in _tensors(out))
                 touches = (Touch(2 * size, 2 * size),)
-            self.result.calls.append(Call(op, kernel, shape, touches))
+            self.result.calls.append(Call(op, kernel, shape, touches, in_backward))
         return out
 
 

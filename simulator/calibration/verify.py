@@ -116,7 +116,7 @@ def with_host(prices: Prices, around: Iterable[Point]) -> Prices:
         if known is None or point.seconds < known.seconds:
             best[point.case.key] = point
     rows = [(looped(p.case.op, p.case.kernel, p.case.shape, prices.dtype), p.seconds) for p in best.values()]
-    return prices.model_copy(update={"host": fit_host(rows)}) if rows else prices
+    return prices.model_copy(update={"host": fit_host(rows, prices.memory)}) if rows else prices
 
 
 def _comparison(case: VerifyCase, priced: Priced, runs: Iterable[list[float]], device: Device) -> Comparison:
