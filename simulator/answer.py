@@ -125,6 +125,8 @@ class Answer:
     tied: tuple[int, ...]
     best: Option | None
     listed: tuple[Option, ...]
+    firsts: tuple[Option, ...]
+    """The best option of every model on every device."""
     surest: Option | None
     comparison: Comparison | None
     costs: tuple[ConstraintCost, ...]

@@ -94,6 +94,8 @@ def _print(answer: Answer) -> None:
     echo(f"{words.ties(answer)} {words.relaxing(answer)}")
     if answer.surest and answer.surest.number != answer.best.number:
         echo(f"The surest option: {words.machine(answer.surest)}, {words.surest(answer)}")
+    if len(answer.firsts) > 1:
+        _print_options("the best of each", answer, [o.number for o in answer.firsts])
     _print_options("best first; ≈: can't be told from the first", answer, [o.number for o in answer.listed])
     _print_options("Pareto front", answer, list(answer.front[:20]))
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas
 
 LISTED = 10
+SURER = 0.04
+"""How much narrower, of its value, an interval must be for its option to be called surer."""
 Progress = Callable[[int, int], None]
 
 # Name of a constraint -> the figure it limits by kind of run, and by what its SI value is divided.
@@ -43,6 +45,7 @@ _LIMITS: dict[str, tuple[str, float]] = {
     "tpot": ("tpot_s", 1.0),
     "throughput": ("tokens_per_s", 1.0),
 }
+_TOKENS_OF_REQUESTS = "output_tokens_per_s"
 _OBJECTIVES = {
     "training": {"money": "cost_usd", "energy": "energy_total_j", "throughput": "tokens_per_s"},
     "inference": {
@@ -55,13 +58,15 @@ _OBJECTIVES = {
 }
 
 
-def limits_of(plan: Plan) -> tuple[Limit, ...]:
-    """The constraints of a plan as limits of figures."""
-    return tuple(
-        Limit(name, key, value / unit)
-        for name, value in plan.constraints.stated().items()
-        for key, unit in [_LIMITS[name]]
-    )
+def limits_of(plan: Plan, kind: str) -> tuple[Limit, ...]:
+    """The constraints of a plan of that kind of run as limits of figures."""
+    limits = []
+    for name, value in plan.constraints.stated().items():
+        key, unit = _LIMITS[name]
+        limits.append(
+            Limit(name, _TOKENS_OF_REQUESTS if (name, kind) == ("throughput", "inference") else key, value / unit)
+        )
+    return tuple(limits)
 
 
 def objectives_of(plan: Plan, kind: str, *, has_length: bool) -> tuple[str, ...]:
@@ -95,7 +100,7 @@ def solve(
         announce(space)
     size = len(space.points) + len(space.ruled_out)
     shards = None if out is None else open_shards(out, plan, points=size, resume=resume)
-    limits = limits_of(plan)
+    limits = limits_of(plan, space.grid().base.kind)
     table, steps = _searched(plan, space, limits, shards, workers, progress)
     return _answer(plan, space, limits, table, steps)
 
@@ -166,6 +171,7 @@ def _answer(
         tied=tuple(near),
         best=best,
         listed=tuple(option(table, number, axes) for number in order[:LISTED]),
+        firsts=_firsts(table, order, axes),
         surest=surest,
         comparison=None,
         costs=_costs(table, limits, keys, plan, best, axes) if best else (),
@@ -185,8 +191,15 @@ def _surest(table: pandas.DataFrame, order: Sequence[int], key: str, axes: Seque
     rows = table.loc[list(order)]
     firsts = rows.drop_duplicates("option.device")
     width = (firsts[f"{key}.high"] - firsts[f"{key}.low"]) / firsts[key].abs()
-    place = int(width.round(3).to_numpy().argmin())
+    widths = width.to_numpy(dtype=float)
+    place = int(widths.argmin()) if widths.min() < widths[0] - SURER else 0
     return option(table, int(firsts.index.to_numpy()[place]), axes)
+
+
+def _firsts(table: pandas.DataFrame, order: Sequence[int], axes: Sequence[str]) -> tuple[Option, ...]:
+    """The best option of every model on every device that has one, best first."""
+    rows = table.loc[list(order), ["option.model", "option.device"]].drop_duplicates()
+    return tuple(option(table, int(number), axes) for number in rows.index.to_numpy())
 
 
 def _costs(
@@ -248,7 +261,8 @@ def comparison(answer: Answer, best: Option, other: Option) -> Comparison:
 
 
 def _pair_error(errors: PairErrors, one: Option, other: Option) -> float:
-    return errors.same_device if one.device == other.device else errors.other_device
+    alike = (one.device, one.model) == (other.device, other.model)
+    return errors.same_device if alike else errors.other_device
 
 
 def _notes(plan: Plan, space: Space) -> tuple[str, ...]:

@@ -67,13 +67,17 @@ def front(table: pandas.DataFrame, mask: Mask, keys: Sequence[str], end: End) ->
 
 
 def tied(table: pandas.DataFrame, order: Sequence[int], key: str, errors: PairErrors) -> list[int]:
-    """The numbers, first of `order` aside, whose figure differs from its by less than the error of the difference."""
+    """The numbers, first of `order` aside, whose figure differs from its by less than the error of the difference.
+
+    Two models are taken to be as unlike as two devices.
+    """
     if not order:
         return []
     rows = table.loc[list(order)]
-    values, devices = rows[key].to_numpy(dtype=float), rows["option.device"].to_numpy()
+    values = rows[key].to_numpy(dtype=float)
+    alike = (rows[["option.device", "option.model"]] == rows[["option.device", "option.model"]].iloc[0]).all(axis=1)
     exact = bool((rows[f"{key}.low"] == rows[f"{key}.high"]).all())
-    sigma = np.where(devices == devices[0], errors.same_device, errors.other_device)
+    sigma = np.where(alike.to_numpy(), errors.same_device, errors.other_device)
     gap = np.abs(np.log(values / values[0]))
     near = gap <= (0.0 if exact else Z90 * sigma)
     return [number for number, close in zip(order[1:], near[1:].tolist(), strict=True) if close]

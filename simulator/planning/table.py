@@ -95,7 +95,7 @@ def option(table: pandas.DataFrame, number: int, axes: Iterable[str]) -> Option:
         model=str(row["option.model"]),
         device=str(row["option.device"]),
         gpus=int(row["option.gpus"]),
-        basis=figures["step_time_s"].basis,
+        basis=row["option.basis"],
         figures=figures,
         seconds={kind: float(row[f"seconds.{kind}"]) for kind in KINDS},
     )

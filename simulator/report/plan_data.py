@@ -11,6 +11,7 @@ import numpy as np
 
 from simulator.answer import HIGHER_IS_BETTER, Answer
 from simulator.report.kinds import COLORS, KIND_NAMES
+from simulator.report.numbers import Scale
 from simulator.report.plan_words import ENDS, FIGURES, LIMITS, superlative
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def payload(answer: Answer) -> dict[str, Any]:
         "device": facts[0],
         "model": facts[1],
         "numbers": [int(number) for number in table.index],
-        "figures": {key: _figure(table, key) for key in keys},
+        "figures": {key: _figure(table, key, answer.ranked[:10]) for key in keys},
         "seconds": [[_short(v) for v in table[f"seconds.{kind}"]] for kind in COLORS],
         "kinds": [{"key": kind, "label": KIND_NAMES[kind]} for kind in COLORS],
         "limits": _limits(answer, table, keys),
@@ -96,18 +97,18 @@ def _plain(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _figure(table: pandas.DataFrame, key: str) -> dict[str, Any]:
-    """A figure's column; its interval as one factor where it is even in the logarithm, else as both ends."""
+def _figure(table: pandas.DataFrame, key: str, first: Sequence[int]) -> dict[str, Any]:
+    """A figure's column; its interval as one factor where it is even in the logarithm, else as both ends.
+
+    Lists write it in the unit that suits the `first` points, axes in one that suits all.
+    """
     metric = FIGURES[key]
     value, low, high = (table[f"{key}{end}"].to_numpy(dtype=float) for end in ("", ".low", ".high"))
-    scale = metric.scale(value.tolist())
     out: dict[str, Any] = {
         "label": metric.label,
         "high": key in HIGHER_IS_BETTER or metric.better == "high",
-        "divisor": scale.divisor,
-        "before": scale.before,
-        "after": scale.after,
-        "whole": scale.whole,
+        **_written(metric.scale(table.loc[list(first), key].tolist() or value.tolist())),
+        "axis": _written(metric.scale(value.tolist())),
         "value": [_short(v) for v in value],
     }
     if np.array_equal(low, high):
@@ -115,6 +116,10 @@ def _figure(table: pandas.DataFrame, key: str) -> dict[str, Any]:
     if (value > 0).all() and np.allclose(low * high, value**2, rtol=1e-3):
         return {**out, "factor": [_short(v, 4) for v in high / value]}
     return {**out, "low": [_short(v) for v in low], "high_end": [_short(v) for v in high]}
+
+
+def _written(scale: Scale) -> dict[str, Any]:
+    return {"divisor": scale.divisor, "before": scale.before, "after": scale.after, "whole": scale.whole}
 
 
 def _short(value: float, digits: int = 5) -> float:

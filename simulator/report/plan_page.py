@@ -4,6 +4,8 @@ the first against the surest, what each limit costs, and how it was searched.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from simulator import __version__
 from simulator.answer import Answer, Comparison, Option
 from simulator.report import numbers
@@ -35,7 +37,8 @@ def render_plan(answer: Answer, run_file: str) -> str:
         ends=words.ENDS,
         end=answer.decide_on,
         amounts=[_amount(limit) for limit in data["limits"]],
-        listing=_listing(answer),
+        listing=_listing(answer, answer.listed, "ranked options"),
+        firsts=_listing(answer, answer.firsts, "the best of each") if len(answer.firsts) > 1 else None,
         listing_finding=words.ties(answer) if answer.best else "No point to list.",
         comparison=_comparison_chart(answer, answer.comparison) if answer.comparison else None,
         comparison_finding=_comparison_finding(answer),
@@ -98,18 +101,19 @@ def _explore_finding(answer: Answer) -> str:
     )
 
 
-def _listing(answer: Answer) -> Table | None:
-    """The first options; the script replaces the rows when a reader moves something."""
-    if answer.best is None:
+def _listing(answer: Answer, options: Sequence[Option], name: str) -> Table | None:
+    """Options in their order; the script replaces the ranked rows when a reader moves something."""
+    if not options:
         return None
     first, second = answer.objectives[:2]
     rows: list[list[str | Cell]] = []
-    scales = {key: words.scale_of(key, (o.figures[key].value for o in answer.listed)) for key in (first, second)}
-    for rank, option in enumerate(answer.listed, 1):
+    scales = {key: words.scale_of(key, (o.figures[key].value for o in options)) for key in (first, second)}
+    for option in options:
+        rank = answer.ranked.index(option.number) + 1
         near = " ≈" if option.number in answer.tied else ""
         rows.append(
             [
-                f"{rank}{near}",
+                f"{rank:,}{near}",
                 _cluster(answer, option),
                 Cell(words.split(option.settings), code=True),
                 scales[first].text(option.figures[first].value),
@@ -120,7 +124,7 @@ def _listing(answer: Answer) -> Table | None:
         )
     heads = [words.FIGURES[key].label for key in (first, second)]
     columns = f"Rank | Cluster | Settings | >{heads[0]} | >90 % interval | >{heads[1]} | >Free memory"
-    return table("ranked options", columns, rows, min_width=820)
+    return table(name, columns, rows, min_width=820)
 
 
 def _cluster(answer: Answer, option: Option) -> str:

@@ -101,7 +101,7 @@ def verdict(answer: Answer) -> str:
         return f"Nothing keeps all limits: {_conflict(answer)}."
     lead = f"Rent {machine(best)}" if "cost_usd" in best.figures or _price(best) else f"Take {machine(best)}"
     if len(answer.models) > 1:
-        lead = f"{numbers.sentence(best.model)} on {machine(best)}"
+        lead = f"{'Train' if answer.kind == 'training' else 'Serve'} {best.model} on {machine(best)}"
     found = best.figures
     if answer.kind == "inference":
         parts = [f"a token takes {figure('tpot_s', found['tpot_s'].value)}"]

@@ -204,8 +204,9 @@ def _check(plan: Plan, run: Document, document: Document) -> None:
         for name in names & set(plan.constraints.stated()):
             if other != kind:
                 raise document.error(f"{name} is a limit of {other}; the run is of kind {kind}", ("constraints", name))
-    if "ttft" in plan.objectives and kind == "training":
-        raise document.error("ttft is an objective of inference; the run is of kind training", ("objectives",))
+    for name, only in (("ttft", "inference"), ("carbon", "training")):
+        if name in plan.objectives and kind != only:
+            raise document.error(f"{name} is an objective of {only}; the run is of kind {kind}", ("objectives",))
     if kind == "training" and {"deadline", "budget"} & set(plan.constraints.stated()):
         assert grid.base.training is not None
         if grid.base.training.tokens is None and "training.tokens" not in plan.vary:

@@ -26,7 +26,7 @@
   }
   function bare(f, value) { return f.whole ? Math.round(value / f.divisor).toLocaleString('en').replace('-', MINUS) : f.before + significant(value / f.divisor); }
   function write(f, value) { return bare(f, value) + f.after; }
-  function writeLimit(f, value) { return f.before + Number((value / f.divisor).toPrecision(6)).toLocaleString('en', { maximumFractionDigits: 6 }).replace('-', MINUS) + f.after; }
+  function writeLimit(figure, value) { var f = figure.axis; return f.before + Number((value / f.divisor).toPrecision(6)).toLocaleString('en', { maximumFractionDigits: 6 }).replace('-', MINUS) + f.after; }
   function low(f, i) { return f.factor ? f.value[i] / f.factor[i] : f.low ? f.low[i] : f.value[i]; }
   function high(f, i) { return f.factor ? f.value[i] * f.factor[i] : f.high_end ? f.high_end[i] : f.value[i]; }
   function range(f, i) { return low(f, i) === high(f, i) ? '' : bare(f, low(f, i)) + ' – ' + write(f, high(f, i)); }
@@ -123,7 +123,7 @@
   }
 
   function tied(a, b) {
-    var f = data.figures[view.key], sigma = data.device.at[a] === data.device.at[b] ? data.errors.same : data.errors.other;
+    var f = data.figures[view.key], sigma = data.device.at[a] === data.device.at[b] && data.model.at[a] === data.model.at[b] ? data.errors.same : data.errors.other;
     if (!f.factor && !f.low) return f.value[a] === f.value[b];
     return Math.abs(Math.log(f.value[a] / f.value[b])) <= Z90 * sigma;
   }
@@ -151,22 +151,22 @@
 
   /* An axis over [low, high]: position in 0..1 and ticks; logarithmic above a factor of 6. */
   function axisOver(f, from, to) {
-    var low = from / f.divisor, high = to / f.divisor, ticks = [];
+    var unit = f.axis.divisor, low = from / unit, high = to / unit, ticks = [];
     if (low > 0 && high / low > 6) {
       var a = Math.log10(low) - 0.02, b = Math.log10(high) + 0.02, steps = b - a > 2.5 ? [1] : b - a > 1.4 ? [1, 2, 5] : [1, 1.5, 2, 3, 5, 7];
       for (var p = Math.floor(a); p <= b; p++) steps.forEach(function (s) {
         var t = Number((s * Math.pow(10, p)).toPrecision(3));
         if (Math.log10(t) >= a && Math.log10(t) <= b) ticks.push(t);
       });
-      return { log: true, ticks: ticks, at: function (v) { return (Math.log10(Math.max(v / f.divisor, 1e-300)) - a) / (b - a); } };
+      return { log: true, ticks: ticks, at: function (v) { return (Math.log10(Math.max(v / unit, 1e-300)) - a) / (b - a); } };
     }
     var step = (high - low || Math.abs(high) || 1) / 4, power = Math.pow(10, Math.floor(Math.log10(step)));
     step = [1, 2, 2.5, 5, 10].find(function (s) { return s * power >= step * 0.999; }) * power;
     var first = Math.floor(low / step + 1e-9), last = Math.max(first + 1, Math.ceil(high / step - 1e-9));
     for (var k = first; k <= last; k++) ticks.push(Number((k * step).toPrecision(12)));
-    return { log: false, ticks: ticks, at: function (v) { return (v / f.divisor / step - first) / (last - first); } };
+    return { log: false, ticks: ticks, at: function (v) { return (v / unit / step - first) / (last - first); } };
   }
-  function tick(f, t) { return f.before + t.toLocaleString('en', { maximumFractionDigits: 8 }).replace('-', MINUS) + f.after; }
+  function tick(f, t) { return f.axis.before + t.toLocaleString('en', { maximumFractionDigits: 8 }).replace('-', MINUS) + f.axis.after; }
 
   function bounds(key) {
     var f = data.figures[key], values = view.score && decided(key, view.end), lo = Infinity, hi = -Infinity;
@@ -184,11 +184,11 @@
     function X(v) { return left + (W - left - right) * ax.at(v); }
     function Y(v) { return H - bottom - (H - bottom - top) * ay.at(v); }
     ay.ticks.forEach(function (t) {
-      var y = Y(t * fy.divisor);
+      var y = Y(t * fy.axis.divisor);
       parts.push('<path d="M' + left + ' ' + y + 'H' + (W - right) + '" stroke="var(--rule)"/><text class="m" x="' + (left - 6) + '" y="' + (y + 4) + '" text-anchor="end">' + tick(fy, t) + '</text>');
     });
     ax.ticks.forEach(function (t, k) {
-      var x = X(t * fx.divisor);
+      var x = X(t * fx.axis.divisor);
       if ((narrow || ax.ticks.length > 9) && k % 2) return;
       parts.push('<path d="M' + x + ' ' + (H - bottom) + 'v4" stroke="var(--muted)"/><text class="m" x="' + x + '" y="' + (H - bottom + 18) + '" text-anchor="' + (x > W - 40 ? 'end' : 'middle') + '">' + tick(fx, t) + '</text>');
     });
