@@ -135,7 +135,7 @@ def _comparison_finding(answer: Answer) -> str:
     found = answer.comparison
     if found is None:
         return "The answer is also the surest option." if answer.best else "There is no answer to compare."
-    scale = words.scale_of(found.key, [found.total.value])
+    scale = words.scale_of(found.key, [max(abs(found.total.low), abs(found.total.high))])
     apart = found.total.high < 0 or found.total.low > 0
     end = "" if apart else "; they can't be told apart"
     most = found.terms[0].label if found.terms else ""

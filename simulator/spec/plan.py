@@ -10,7 +10,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -128,28 +127,18 @@ class Plan(Spec):
     decide_on: End = "value"
     """Which end of the 90 % interval has to keep the limits and is ranked."""
 
-    @field_validator("prices")
+    @field_validator("prices", mode="before")
     @classmethod
-    def _known_prices(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
-        if value is not None:
-            rents(value)
-        return value
-
-    @field_validator("vary", mode="before")
-    @classmethod
-    def _chosen(cls, value: object, info: ValidationInfo) -> object:
-        """Selections from catalogs written out."""
-        if not isinstance(value, Mapping):
-            return value
-        prices = info.data.get("prices")
-        priced = rents(prices) if prices is not None else {}
-        out = {}
-        for path, values in value.items():
+    def _known_prices(cls, value: object) -> object:
+        for device, price in value.items() if isinstance(value, Mapping) else ():
+            if not isinstance(price, str):
+                raise ValueError(f"{device}: {price!r} has no unit; a price per hour is written like '2.95 USD/h'")
+        if isinstance(value, str | Mapping):
             try:
-                out[path] = select(values, priced) if is_selection(values) else values
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
-        return out
+                rents(value)
+            except SpecError as error:
+                raise ValueError(error.message) from None
+        return value
 
     @model_validator(mode="after")
     def _something_varies(self) -> Self:
@@ -179,12 +168,31 @@ def read_plan(file: str | Path, overrides: Iterable[str] = ()) -> Plan:
     fields = set(Plan.model_fields) - {"run", "name"}
     own = [text for text in texts if parse_override(text)[0].partition(".")[0] in fields]
     rest = [text for text in texts if text not in own]
-    document = apply_overrides(document, own)
+    document = _chosen(apply_overrides(document, own))
     plan = validate(Plan, document)
     run = apply_overrides(base_document(plan.run, Path(file).parent, document), rest)
     plan = plan.model_copy(update={"run": run.data})
     _check(plan, run, document)
     return plan
+
+
+def _chosen(document: Document) -> Document:
+    """The document with what it selects from catalogs written out. Raises SpecError at the line of a selection."""
+    vary = document.data.get("vary")
+    if not isinstance(vary, dict) or not any(is_selection(values) for values in vary.values()):
+        return document
+    prices = document.data.get("prices")
+    try:
+        priced = rents(prices) if isinstance(prices, str | dict) else {}
+    except (SpecError, ValueError, AttributeError):
+        priced = {}  # validation will say what is wrong with them
+    written = dict(vary)
+    for path, values in vary.items():
+        try:
+            written[path] = select(values, priced) if is_selection(values) else values
+        except ValueError as error:
+            raise document.error(str(error), ("vary", path)) from None
+    return Document({**document.data, "vary": written}, document.lines, document.file, document.text)
 
 
 def _check(plan: Plan, run: Document, document: Document) -> None:
