@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from simulator import __version__
 from simulator.errors import SpecError
 from simulator.spec.plan import Plan
+from simulator.sweeps import KINDS, METRICS
 
 if TYPE_CHECKING:
     import pandas
@@ -49,7 +50,11 @@ class Shards:
         """A finished shard, its numbers to the last bit."""
         import pandas
 
-        return pandas.read_csv(self._file(name), float_precision="round_trip", dtype={"reason": object})
+        names = [f"{key}{end}" for key in METRICS for end in ("", ".low", ".high")]
+        names += [f"seconds.{kind}" for kind in KINDS]
+        # As text first: not every pandas reads a float to the last bit.
+        frame = pandas.read_csv(self._file(name), dtype=dict.fromkeys([*names, "reason"], object))
+        return frame.astype(dict.fromkeys(names, float))
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.csv"

@@ -79,7 +79,8 @@ def amount_of(a: Limit) -> str:
     size = a.value / scale.divisor
     step = 10.0 ** (floor(log10(abs(size))) - 2) if size else 1.0
     rounded = (floor if a.at_least else ceil)(size / step * (1 + (1e-9 if a.at_least else -1e-9))) * step
-    return scale.tick(float(f"{rounded:.12g}") * scale.divisor)
+    text = scale.tick(float(f"{rounded:.12g}") * scale.divisor)
+    return text.removesuffix("s") if text == f"1{NBSP}days" else text
 
 
 def limit(a: Limit) -> str:
