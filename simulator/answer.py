@@ -112,6 +112,7 @@ class Answer:
     name: str
     title: str
     kind: Literal["training", "inference"]
+    """What is asked of the machines; serving counts as inference."""
     models: tuple[str, ...]
     tokens: float | None
     objectives: tuple[str, ...]
@@ -134,6 +135,8 @@ class Answer:
     conflicts: tuple[tuple[Limit, ...], ...]
     steps: tuple[tuple[str, int], ...]
     pair_errors: PairErrors
+    version: str
+    """Of the program."""
     notes: tuple[str, ...] = field(default=())
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from simulator import __version__
 from simulator.answer import Answer, Comparison, ConstraintCost, Limit, Option, PairErrors, Relaxation
 from simulator.assembly.uncertainty import Z90
 from simulator.errors import InfeasibleError
@@ -58,6 +59,11 @@ _OBJECTIVES = {
 }
 
 
+def kind_of(run: Run) -> Literal["training", "inference"]:
+    """What is asked of the machines; serving counts as inference."""
+    return "training" if run.kind == "training" else "inference"
+
+
 def limits_of(plan: Plan, kind: str) -> tuple[Limit, ...]:
     """The constraints of a plan of that kind of run as limits of figures."""
     limits = []
@@ -100,7 +106,7 @@ def solve(
         announce(space)
     size = len(space.points) + len(space.ruled_out)
     shards = None if out is None else open_shards(out, plan, points=size, resume=resume)
-    limits = limits_of(plan, space.grid().base.kind)
+    limits = limits_of(plan, kind_of(space.grid().base))
     table, steps = _searched(plan, space, limits, shards, workers, progress)
     return _answer(plan, space, limits, table, steps)
 
@@ -146,7 +152,7 @@ def _answer(
     base = space.grid().base
     work = base.training
     has_length = bool(table["days"].notna().any())
-    keys, end, errors = objectives_of(plan, base.kind, has_length=has_length), plan.decide_on, pair_errors()
+    keys, end, errors = objectives_of(plan, kind_of(base), has_length=has_length), plan.decide_on, pair_errors()
     axes = tuple(space.axes)
     table = table[table[list(keys)].notna().all(axis=1)]
     mask = ranking.keeps(table, limits, end)
@@ -157,7 +163,7 @@ def _answer(
     answer = Answer(
         name=plan.name,
         title=plan.title or plan.name,
-        kind=base.kind,
+        kind=kind_of(base),
         models=tuple(sorted(set(table["option.model"]))),
         tokens=float(work.tokens) if work is not None and work.tokens else None,
         objectives=keys,
@@ -179,6 +185,7 @@ def _answer(
         conflicts=() if best else tuple(ranking.conflicts(table, limits, end)),
         steps=(*steps, ("Within all limits", len(order))),
         pair_errors=errors,
+        version=__version__,
         notes=_notes(plan, space),
     )
     if best is None or surest is None or surest.number == best.number:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simulator import __version__
 from simulator.answer import Answer, Comparison, Option
 from simulator.report import numbers
 from simulator.report import plan_words as words
@@ -51,7 +50,7 @@ def render_plan(answer: Answer, run_file: str) -> str:
         errors=_error_note(answer),
         run_file=run_file,
         run_file_name=file_name(answer.name, ".yaml"),
-        version=__version__,
+        version=answer.version,
         payload=data,
     )
 

@@ -207,7 +207,7 @@ def _check(plan: Plan, run: Document, document: Document) -> None:
             raise
         path = error.path.replace("axes.", "vary.", 1)
         raise SpecError(error.message, file=error.file, line=error.line, path=path) from None
-    kind = grid.base.kind
+    kind = "training" if grid.base.kind == "training" else "inference"
     for other, names in ONLY.items():
         for name in names & set(plan.constraints.stated()):
             if other != kind:
