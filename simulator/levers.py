@@ -82,8 +82,7 @@ def _seconds(run: Run, *, check: bool = False) -> float:
     """Seconds of a training step, or of a decode step."""
     if run.kind == "training":
         return training_step(run, check=check).timeline.duration
-    batch = inference_batch(run, check=check)
-    return batch.decode[2].duration + batch.step_overhead
+    return inference_batch(run, check=check, closed_form=True).served.steady.tpot
 
 
 Change = tuple[str, str, str, Run]

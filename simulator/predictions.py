@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from simulator.assembly import uncertainty as u
 from simulator.assembly.breakdown import mean_items
+from simulator.assembly.metrics import batch_figures, inference_metrics
 from simulator.result import Number
-from simulator.simulation import training_step
+from simulator.simulation import inference_batch, training_step
 from simulator.spec.run import Run
 from simulator.units import GIB
 
@@ -27,10 +28,26 @@ def predict(run: Run) -> Prediction:
         case "training":
             return _training(run)
         case _:
-            from simulator.simulation import simulate
+            return _inference(run)
 
-            result = simulate(run)
-            return Prediction(result.numbers(), {item.key: item.seconds.value for item in result.breakdown})
+
+def _inference(run: Run) -> Prediction:
+    batch = inference_batch(run, check=False)
+    figures = batch_figures(batch)
+    numbers = {key: number for key, number in inference_metrics(batch, figures).items() if number is not None}
+    power, work = numbers["average_power_w_per_gpu"], run.inference
+    assert work is not None
+    numbers["gpu_power_w_total"] = scaled(power, run.hardware.gpus)
+    if "isl" not in work.model_fields_set:  # nobody says how long prompts were: their share of a token's time is unknown
+        numbers["tpot_s"] = scaled(numbers["tpot_s"], batch.served.steady.step / figures.tpot)
+    seconds = {**batch.decode[2].spent.exposed, "engine": batch.step_overhead, "prompts": batch.prompts}
+    return Prediction(numbers, seconds)
+
+
+def scaled(number: Number, factor: float) -> Number:
+    """The number and its interval times `factor`."""
+    update = {"value": number.value * factor, "low": number.low * factor, "high": number.high * factor}
+    return number.model_copy(update=update)
 
 
 def _training(run: Run) -> Prediction:

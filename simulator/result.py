@@ -255,6 +255,54 @@ class Infeasible(Record):
     suggestion: str | None = None
 
 
+class Latency(Record):
+    """Of one latency over all requests, seconds."""
+
+    mean: Number
+    p50: Number
+    p90: Number
+    p99: Number
+
+
+class LoadSample(Record):
+    """Requests in the batch and waiting at an instant, and the share of the KV cache that is taken."""
+
+    at_s: float
+    running: int
+    waiting: int
+    cache_share: float
+
+
+class RequestSpan(Record):
+    """When a request arrived, left the queue, and yielded its first and its last token."""
+
+    arrival_s: float
+    start_s: float
+    first_token_s: float
+    end_s: float
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Requests(Record):
+    """What the simulated requests of a serving engine saw. `requests` has the first ones, `load` samples over time."""
+
+    served: int
+    duration_s: float
+    instances: int
+    requests_per_s: Number
+    sustainable_requests_per_s: Number | None
+    goodput_requests_per_s: Number | None
+    ttft_s: Latency
+    tpot_s: Latency
+    itl_s: Latency
+    e2e_s: Latency
+    preemptions: int
+    busy_share: float
+    load: list[LoadSample]
+    requests: list[RequestSpan]
+
+
 class Summary(Record):
     """What the run is, for sentences."""
 
@@ -309,10 +357,14 @@ class Result(Record):
 
     ttft_s: Number | None = None
     tpot_s: Number | None = None
+    # From a request's arrival to its last token.
+    e2e_s: Number | None = None
     output_tokens_per_s: Number | None = None
     max_concurrency: Number | None = None
     joules_per_output_token: Number | None = None
     usd_per_million_output_tokens: Number | None = None
+
+    serving: Requests | None = None
 
     graph_density_active: Number | None = None
     graph_density_stored: Number | None = None

@@ -9,7 +9,7 @@ from simulator.assembly.evaluated import Batch, Step
 from simulator.assembly.inference import assemble_inference
 from simulator.assembly.training import assemble_training
 from simulator.cost.annotation import CostedGraph, annotate, annotate_many
-from simulator.cost.capacity import check_fits, inference_memory, largest_concurrency
+from simulator.cost.capacity import check_fits, inference_memory
 from simulator.cost.machine import Machine, build_machine
 from simulator.cost.memory import StageBytes, training_memory
 from simulator.engine.fast import execute_many
@@ -17,11 +17,11 @@ from simulator.engine.inference import PhaseTimeline, execute_phase
 from simulator.engine.runner import Engine, retime
 from simulator.errors import SimulatorError
 from simulator.graph.builder import Build, build_graph, prepare
-from simulator.graph.graph import Phase
-from simulator.graph.inference import build_inference, prepare_inference
+from simulator.graph.inference import Pass, build_inference, prepare_inference, prepare_pass, serving_split
+from simulator.graph.parallel import build_layout
 from simulator.result import Result
+from simulator.serving.served import serve_requests, serve_work
 from simulator.spec.run import Run
-from simulator.units import US
 
 
 def simulate(run: Run, *, engine: Engine = "fast") -> Result:
@@ -37,7 +37,7 @@ def simulate(run: Run, *, engine: Engine = "fast") -> Result:
     match run.kind:
         case "training":
             result = assemble_training(training_step(run, engine=engine))
-        case "inference":
+        case "inference" | "serving":
             result = assemble_inference(inference_batch(run))
     seconds = time.perf_counter() - start
     provenance = result.provenance.model_copy(update={"seconds_to_simulate": seconds})
@@ -96,25 +96,42 @@ def _timed_or_refused(parts: Sequence[tuple[Build, list[StageBytes]]]) -> list[S
         return _timed_or_refused(parts[:half]) + _timed_or_refused(parts[half:])
 
 
-def inference_batch(run: Run, *, check: bool = True, advise: bool = True) -> Batch:
-    """Graphs, costs and latencies of a static batch's two phases, and its memory.
+def inference_batch(run: Run, *, check: bool = True, advise: bool = True, closed_form: bool = False) -> Batch:
+    """Graphs, costs and latencies of a prefill and a decode step, what the engine serves, and its memory.
 
-    `check` refuses a batch that doesn't fit, `advise` adds the nearest change that does.
+    `check` refuses a static batch that doesn't fit; of requests that come and go those that don't fit wait. `closed_form`
+    leaves simulations out.
     """
-    work, framework = run.inference, run.defaults
+    work = run.inference
     assert work is not None
-    machine = build_machine(run.hardware, bursts=True, profile=run.profile)
-    b = prepare_inference(run, "decode", work.isl + work.osl / 2)
-    memory = inference_memory(b)
-    if check:
-        check_fits(run, memory, advise=advise)
-    prefill = _phase(run, machine, "prefill", float(work.isl))
-    decode = _phase(run, machine, "decode", work.isl + work.osl / 2)
-    overhead = (framework.engine_step_us + framework.sequence_us * b.layout.micro_batch) * US
-    return Batch(prefill, decode, overhead, memory, largest_concurrency(run, b))
+    machine = build_machine(run.hardware, serves=True, profile=run.profile)
+    if check and run.kind == "inference" and work.batching == "static":
+        check_fits(run, inference_memory(prepare_inference(run, "decode", 1.0)), advise=advise)
+    served = serve_requests(run) if run.kind == "serving" else serve_work(run, closed_form=closed_form)
+    flight, static = served.steady.in_flight, run.kind == "inference" and work.batching == "static"
+    at = run if static else _in_flight(run, flight)
+    instances = served.budget.instances * served.budget.data_ranks
+    memory = inference_memory(prepare_inference(at, "decode", 1.0))
+    share = float(-(-work.in_flight // instances)) if static else flight / instances
+    prompts = Pass(prompts=share if static else 1.0, length=float(work.isl))
+    return Batch(
+        prefill=_pass(at, machine, prompts),
+        decode=_pass(at, machine, Pass(share, work.isl + work.osl / 2)),
+        prefills=1.0 if static else share,
+        served=served,
+        memory=memory,
+    )
 
 
-def _phase(run: Run, machine: Machine, phase: Phase, context: float) -> tuple[Build, CostedGraph, PhaseTimeline]:
-    b = prepare_inference(run, phase, context)
-    costed = annotate(build_inference(b), machine, run.defaults.host_speed)
+def _in_flight(run: Run, requests: float) -> Run:
+    """The run with that many requests in flight."""
+    assert run.inference is not None
+    update = {"concurrency": max(1, round(requests)), "request_rate": None}
+    return run.model_copy(update={"inference": run.inference.model_copy(update=update)})
+
+
+def _pass(run: Run, machine: Machine, step: Pass) -> tuple[Build, CostedGraph, PhaseTimeline]:
+    run = serving_split(run)
+    b = prepare_pass(run, build_layout(run), step)
+    costed = annotate(build_inference(b, step), machine, run.defaults.host_speed)
     return b, costed, execute_phase(costed)

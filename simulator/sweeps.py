@@ -181,10 +181,10 @@ def _step_outcome(step: Step) -> Outcome:
 
 def _batch_outcome(run: Run) -> Outcome | SimulatorError:
     try:
-        batch = inference_batch(run, advise=False)
+        batch = inference_batch(run, advise=False, closed_form=True)
     except (InfeasibleError, SpecError) as error:
         return error
-    seconds = {**batch.decode[2].spent.exposed, "engine": batch.step_overhead}
+    seconds = {**batch.decode[2].spent.exposed, "engine": batch.step_overhead, "prompts": batch.prompts}
     metrics = inference_metrics(batch, batch_figures(batch))
     return Outcome({key: number for key, number in metrics.items() if key not in REPEATED}, seconds)
 

@@ -257,6 +257,8 @@ def compare(run: Run, row: Mapping[str, str]) -> tuple[dict[str, Comparison], Ma
     measured = {key.removeprefix("measured."): value for key, value in cells.items() if value > 0}
     if run.kind == "training":
         derive_step_time(run, measured)
+    elif run.inference is not None and {"ttft_s", "tpot_s"} <= set(measured):
+        measured["e2e_s"] = measured["ttft_s"] + measured["tpot_s"] * (run.inference.osl - 1)
     prediction = predict(run)
     metrics = {
         name: Comparison(prediction.numbers[name], value)

@@ -1,4 +1,4 @@
-"""The Result of a static inference batch: prefill once, then one decode step per output token."""
+"""The Result of inference: prompts, then one decode step per output token, of a batch or of requests that come and go."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from simulator.assembly.breakdown import breakdown_items
 from simulator.assembly.common import frame, memory_by_stage, memory_record, operator_rows
 from simulator.assembly.evaluated import Batch
 from simulator.assembly.metrics import batch_figures, inference_metrics
+from simulator.assembly.requests import requests_record
 from simulator.assembly.timeline import block_spans, color_shares
 from simulator.assembly.totals import mean_sums, stage_totals
 from simulator.assembly.traffic import traffic_record
@@ -17,7 +18,7 @@ from simulator.spec import parameters as counts
 
 
 def assemble_inference(batch: Batch) -> Result:
-    """The Result of a static batch: latencies, throughput, memory with KV cache, energy and price of a token."""
+    """The Result of inference: latencies, throughput, memory with KV cache, energy and price of a token."""
     b, costed, decode = batch.decode
     run, work = b.run, b.run.inference
     assert work is not None
@@ -32,6 +33,7 @@ def assemble_inference(batch: Batch) -> Result:
             "model_flops_per_gpu": Number.exact(figures.model_flops / gpus),
             "hardware_flops_per_gpu": Number.exact(figures.sums.flops),
             "flops_per_token": Number.exact(counts.flops_per_token(run.model, work.isl + work.osl / 2)),
+            "serving": requests_record(batch.served, evidence, run.serving),
             "memory_gib": memory_record(max(batch.memory, key=lambda stage: stage.total)),
             "all_to_all_bytes_per_gpu": Number.exact(figures.sums.all_to_all_bytes),
             "energy_j": Energy(
@@ -43,7 +45,7 @@ def assemble_inference(batch: Batch) -> Result:
             "touched_parameters": Number.exact(_touched(b)),
             "dropped_token_fraction": Number.exact(b.load.dropped_fraction) if b.load else None,
             "breakdown": breakdown_items(
-                {**decode.spent.exposed, "engine": batch.step_overhead},
+                {**decode.spent.exposed, "engine": batch.step_overhead, "prompts": batch.prompts},
                 {},
                 evidence.errors,
                 evidence.model,

@@ -38,6 +38,7 @@ _LABELS: dict[str, tuple[str, GroupName]] = {
     "uneven": ("Uneven stages", "waiting"),
     "sharing": ("Waiting for shared links", "waiting"),
     "noise": ("Noise of the slowest rank", "waiting"),
+    "prompts": ("Prompts of other requests", "waiting"),
     "host": ("Kernel launch gaps", "host"),
     "engine": ("Scheduler and sampling", "host"),
 }

@@ -54,14 +54,15 @@ class StepFigures:
 
 @dataclass(frozen=True, slots=True)
 class BatchFigures:
-    """The physical figures of a static batch, all its output tokens together."""
+    """The physical figures of the requests in flight, all their output tokens together."""
 
     ttft: float
     tpot: float
     seconds: float
+    requests: float
     sums: Sums
     model_flops: float
-    """Of the whole batch."""
+    """Of all those requests."""
     joules: Joules
     rent: float | None
     evidence: Evidence
@@ -130,63 +131,61 @@ def _goodput(share: float) -> Number:
 
 
 def batch_figures(batch: Batch) -> BatchFigures:
-    """Time, work, energy and rent of a static batch."""
+    """Time, work, energy and rent of the requests in flight, from their prompts to their last tokens."""
     b, costed, decode = batch.decode
     _, prefill_costed, prefill = batch.prefill
-    run, work = b.run, b.run.inference
+    run, work, steady = b.run, b.run.inference, batch.served.steady
     assert work is not None
-    tpot = decode.duration + batch.step_overhead
-    ttft = prefill.duration + batch.step_overhead
+    requests = float(work.in_flight) if work.batching == "static" else steady.in_flight
+    seconds = requests * work.osl / steady.output_tokens_per_s
     steps = work.osl - 1
-    seconds = ttft + tpot * steps
     errors = {**u.item_errors(costed.machine, b.shapes.precision), "engine": u.HOST_ERROR}
-    model_error = _model_error(run) * u.INFERENCE_FACTOR
-    exposed = _both(prefill.spent.exposed, decode.spent.exposed, steps)
+    exposed = _both(
+        {item: spent * batch.prefills for item, spent in prefill.spent.exposed.items()}, decode.spent.exposed, steps
+    )
     exposed["engine"] = batch.step_overhead * work.osl
-    sums = mean_sums(prefill_costed.graph)
+    sums = mean_sums(prefill_costed.graph).times(batch.prefills)
     sums.add_sums(mean_sums(costed.graph), steps)
-    model_flops = work.in_flight * (
+    model_flops = requests * (
         work.isl * counts.sequence_flops_per_token(run.model, work.isl)
         + steps * counts.flops_per_token(run.model, work.isl + work.osl / 2)
     )
-    load = _load(run, seconds, sums, b.shapes.precision)
     return BatchFigures(
-        ttft=ttft,
-        tpot=tpot,
+        ttft=steady.ttft,
+        tpot=steady.tpot,
         seconds=seconds,
+        requests=requests,
         sums=sums,
         model_flops=model_flops,
-        joules=step_joules(costed.machine, load, run.economics.pue),
+        joules=step_joules(costed.machine, _load(run, seconds, sums, b.shapes.precision), run.economics.pue),
         rent=rent_usd(run.hardware.gpus, seconds, run.economics),
         evidence=Evidence(
             errors,
-            model_error,
-            u.combined_error(exposed, errors, model_error),
+            u.INFERENCE_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"],
+            u.combined_error(exposed, errors, u.INFERENCE_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]),
             u.basis_of(costed.machine, b.shapes.precision, exposed),
         ),
     )
 
 
 def inference_metrics(batch: Batch, figures: BatchFigures) -> dict[str, Number | None]:
-    """The leading metrics of a static batch by their names in a Result; None where a price is missing."""
+    """The leading metrics of inference by their names in a Result; None where a price is missing."""
     run, evidence = batch.decode[0].run, figures.evidence
     work, gpus, timed = run.inference, run.hardware.gpus, evidence.timed
     assert work is not None
-    tokens, joules, rent = work.in_flight * work.osl, figures.joules, figures.rent
+    tokens, joules, rent = figures.requests * work.osl, figures.joules, figures.rent
     grams, _ = carbon_grams_per_joule(run.economics)
     whole_power = hypot(evidence.whole, u.POWER_ERROR)
-
-    def phase(seconds: float, spent: Mapping[str, float]) -> Number:
-        return u.number(seconds, u.combined_error(spent, evidence.errors, evidence.model), evidence.basis)
-
+    queued = 0.0 if work.batching == "static" else u.QUEUE_ERROR
     return {
         "step_time_s": timed(figures.tpot),
-        "ttft_s": phase(figures.ttft, batch.prefill[2].spent.exposed),
-        "tpot_s": phase(figures.tpot, batch.decode[2].spent.exposed),
+        "ttft_s": timed(figures.ttft, queued),
+        "tpot_s": timed(figures.tpot),
+        "e2e_s": timed(figures.ttft + figures.tpot * (work.osl - 1)),
         "output_tokens_per_s": timed(tokens / figures.seconds),
         "tokens_per_s": timed(tokens / figures.seconds),
         "tokens_per_s_per_gpu": timed(tokens / figures.seconds / gpus),
-        "max_concurrency": Number.exact(batch.max_concurrency),
+        "max_concurrency": Number.exact(batch.served.fits),
         "peak_memory_gib": peak_memory(batch.memory),
         "energy_total_j": timed(joules.total, u.POWER_ERROR, "datasheet"),
         "average_power_w_per_gpu": u.limited(

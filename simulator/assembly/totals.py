@@ -37,6 +37,12 @@ class Sums:
         if not isinstance(work, HostTransfer):
             self.memory_bytes += work.bytes * calls
 
+    def times(self, count: float) -> Sums:
+        """`count` times all it holds."""
+        out = Sums()
+        out.add_sums(self, count)
+        return out
+
     def add_sums(self, other: Sums, times: float) -> None:
         """Count all that `other` holds, `times` over."""
         self.flops += other.flops * times

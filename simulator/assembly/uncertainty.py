@@ -20,8 +20,10 @@ Z90 = 1.645
 HOST_ERROR, NOISE_ERROR = 0.5, 0.5
 MODEL_ERROR = {"dense": 0.045, "moe": 0.085}
 """Standard deviation of log(predicted/measured) beyond operator errors, on quality A of the training table."""
-INFERENCE_FACTOR = 1.5
-"""Inference engines differ more from each other than training stacks do."""
+INFERENCE_ERROR = {"dense": 0.08, "moe": 0.16}
+"""The same of serving engines, which differ more from each other: workloads/validation/inference.csv, A and B."""
+QUEUE_ERROR = 0.3
+"""Of a first token that waits for other requests: who waits for whom depends on clients nobody describes."""
 MEMORY_ERROR = 0.05
 POWER_ERROR = 0.12
 CARBON_ERROR = 0.10

@@ -34,9 +34,8 @@ class Machine:
 
     hardware: Hardware
     curves: Curves
-    bursts: bool = False
-    """Kernels run at their burst rates: serving steps alternate them with memory-bound ones, so that the mean power
-    stays below the limit."""
+    serves: bool = False
+    """It runs the steps of a serving engine, on which the power limit may not bear."""
     profile: Profile | None = None
     """Measured timings that replace the curves where they cover an operator."""
 
@@ -55,7 +54,7 @@ class Machine:
         """FLOP/s that the power limit sustains; None where it limits nothing."""
         device, power = self.hardware.device, self.curves.power
         energy = power.pj_per_flop.get(device.compute_precision(precision))
-        if self.bursts or not power.limits_clock or energy is None:
+        if (self.serves and power.serves_in_bursts) or not power.limits_clock or energy is None:
             return None
         floor = min(power.p0_w, MAX_FLOOR_SHARE * device.tdp)
         return (device.tdp - floor) / (energy * 1e-12)
@@ -103,11 +102,11 @@ def _gemm_rate(machine: Machine, precision: str) -> GemmRate:
 
 
 @lru_cache(maxsize=256)
-def build_machine(hardware: Hardware, *, bursts: bool = False, profile: str | None = None) -> Machine:
+def build_machine(hardware: Hardware, *, serves: bool = False, profile: str | None = None) -> Machine:
     """The machine of a run: its hardware with the priors of its architecture, and the named profile of its device.
 
     Runs on the same hardware share it. Raises SpecError and CalibrationError for a profile that is wrong or damaged.
     """
     device = hardware.device
     measured = None if profile is None else read_profile(profile, device=device.extends or device.name)
-    return Machine(hardware, read_priors(device.architecture), bursts, measured)
+    return Machine(hardware, read_priors(device.architecture), serves, measured)

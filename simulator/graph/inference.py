@@ -114,11 +114,14 @@ def _load(run: Run, s: Shapes) -> ExpertLoad | None:
 
 
 def kv_precision(run: Run) -> str:
-    """Precision of the KV cache: stated, or that of a checkpoint quantised for an engine that follows it, or 16
-    bits."""
-    assert run.inference is not None
-    follows = run.defaults.kv_follows_weights and element_bytes(run.inference.precision) <= 1.0 + 1 / 16
-    return run.inference.kv_cache_precision or ("fp8" if follows else "bf16")
+    """Precision of the KV cache: stated, or fp8 where the checkpoint brings its scales, or 16 bits.
+
+    Checkpoints in nvfp4 do; those in 8 bits where the engine says so.
+    """
+    work = run.inference
+    assert work is not None
+    eight_bit = work.precision in ("fp8", "fp8_block", "mxfp8") and run.defaults.kv_follows_weights
+    return work.kv_cache_precision or ("fp8" if eight_bit or work.precision == "nvfp4" else "bf16")
 
 
 def build_inference(b: Build, step: Pass | None = None) -> OperatorGraph:

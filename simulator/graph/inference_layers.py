@@ -196,9 +196,7 @@ def dense_ffn(
     ]
 
 
-def expert_ffn(
-    s: Shapes, widths: Widths, load: ExpertLoad, *, reached: float, small_kernels: float
-) -> list[Operator]:
+def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad, *, reached: float, small_kernels: float) -> list[Operator]:
     """Router, top-k, the two expert GEMMs with their activation, the weighted sum, and shared experts."""
     model, layout, rows = s.model, s.layout, s.tokens
     hidden, count = model.hidden_size, model.num_experts or 0
@@ -215,7 +213,9 @@ def expert_ffn(
     parts = [
         gemm("router", "elementwise", rows, count, hidden, (wide(compute), wide(compute))),
         kernel("top-k", rows * count * TOP_K_BYTES),
-        Operator("sort and align", "elementwise", Traffic(load.rows * ROW_INDEX_BYTES, served=True), calls=small_kernels),
+        Operator(
+            "sort and align", "elementwise", Traffic(load.rows * ROW_INDEX_BYTES, served=True), calls=small_kernels
+        ),
         grouped("expert up", gates * width, hidden),
         kernel("expert activation", load.rows * width * (2 * gates + 1)),
         grouped("expert down", hidden, width),

@@ -1,8 +1,8 @@
-"""One instance of a serving engine: admission, continuous batching, chunked prompts, KV cache and preemption.
+"""One instance of a serving engine: admission, continuous batching, chunked prompts, cache and preemption.
 
-A step takes what the scheduler admits: decoding sequences, one token each, and pieces of prompts within the step's token
-budget. Between events (a request finishing, arriving or running out of cache) decode steps are alike but for the keys they
-read, so a run of them is one event: its k steps take a k + b k (k - 1) / 2 seconds.
+A step takes what the scheduler admits: decoding sequences, one token each, and pieces of prompts within the step's
+token budget. Between events (a request finishing, arriving or running out of cache) decode steps are alike but for the
+keys they read, so a run of them is one event: its k steps take a k + b k (k - 1) / 2 seconds.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import simpy
 
 
+GROWTH_KEPT = 0.5
+"""Share of the unwritten output that is kept free. SGLang's new-token ratio starts at 0.7 and falls; vLLM preempts."""
+
+
 class Instance:
     """A replica of the model with its waiting room. `run` is its SimPy process."""
 
@@ -38,6 +42,8 @@ class Instance:
         """Tokens in the KV cache of sequences that decode."""
         self.held = 0.0
         """Tokens of KV cache that are taken or promised."""
+        self.unwritten = 0.0
+        """Output tokens that the batch has not produced yet."""
         self.intervals = Distribution()
         self.preemptions = 0
         self.busy = 0.0
@@ -72,14 +78,24 @@ class Instance:
                 yield from self._decode_run()
 
     def _admit(self) -> None:
-        """Move waiting requests into the batch while sequences and KV cache last, first come, first served."""
+        """Move waiting requests into the batch while sequences and KV cache last, first come, first served.
+
+        An engine that doesn't reserve outputs keeps room for half of what the batch may still write.
+        """
         while self.waiting:
             request = self.waiting[0]
-            promised = request.prompt + (request.output if self.engine.reserves_output else request.produced + 1)
+            left = request.output - request.produced
+            if self.engine.reserves_output:
+                promised, spare = request.prompt + request.output, 0.0
+            else:
+                promised, spare = request.prompt + request.produced + 1, GROWTH_KEPT * (self.unwritten + left)
             active = len(self.prefilling) + len(self.decoding)
-            if active >= self.budget.sequences or self.held + promised > self.budget.kv_tokens:
+            if active >= self.budget.sequences or (active and self.held + promised + spare > self.budget.kv_tokens):
                 return
             self.held += promised
+            self.unwritten += left
+            if request.start < 0:
+                request.start = self.env.now
             self.prefilling.append(self.waiting.popleft())
 
     def _pieces(self) -> list[tuple[Request, int]]:
@@ -99,9 +115,7 @@ class Instance:
     def _mixed_step(self, pieces: list[tuple[Request, int]]) -> Generator[Any, Any, None]:
         ranks = self.budget.data_ranks
         decodes = len(self.decoding) if self.engine.mixes_phases else 0
-        shares = [(float(taken), float(request.done)) for request, taken in pieces]
-        if ranks > 1:
-            shares = shares[: ceil(len(shares) / ranks)]
+        shares = [(taken / ranks, float(request.done)) for request, taken in pieces]  # attention ranks share evenly
         yield self._spend(self.cost.seconds(decodes / ranks, self.keys / ranks if decodes else 0.0, shares), decodes)
         self._advance(1 if decodes else 0)
         for request, taken in pieces:
@@ -115,6 +129,7 @@ class Instance:
         if request.first_token < 0:
             request.first_token = self.env.now
         request.produced += 1
+        self.unwritten -= 1
         left = request.output - request.produced
         if left <= 0:
             self._leave(request)
@@ -167,6 +182,7 @@ class Instance:
             return
         self.step += steps
         self.keys += steps * len(self.decoding)
+        self.unwritten -= steps * len(self.decoding)
         if not self.engine.reserves_output:
             self.held += steps * len(self.decoding)
         while self.decoding and self.decoding[0][0] <= self.step:
@@ -185,6 +201,7 @@ class Instance:
         heapq.heapify(self.decoding)
         request.produced = request.output - (request.finish_step - self.step)
         tokens = request.prompt + request.produced
+        self.unwritten -= request.output - request.produced
         self.keys -= tokens
         self.held -= tokens
         request.done = 0

@@ -15,6 +15,10 @@ SHORTEST = 0.8
 """Of the longest, where lengths are uniform_0.8_1."""
 
 
+SPREAD = 0.02
+"""Of the outputs of requests of one length, relative, either way."""
+
+
 @dataclass(slots=True)
 class Request:
     """One request: what it asks for, and what has become of it. Times in seconds."""
@@ -25,6 +29,7 @@ class Request:
     output: int
     done: int = 0
     """Tokens of the prompt (and of output lost in a preemption) whose keys and values are cached."""
+    start: float = -1.0
     first_token: float = -1.0
     produced: int = 0
     """Output tokens generated before the last preemption."""
@@ -38,18 +43,21 @@ class Request:
 
 
 def lengths(mean_prompt: float, mean_output: float, kind: str, seed: int) -> Iterator[tuple[int, int]]:
-    """(prompt, output) tokens of one request after the other, without end."""
+    """(prompt, output) tokens of one request after the other, without end.
+
+    Requests of a fixed length get outputs within SPREAD of it: exactly equal ones would stay in lockstep for ever, which
+    clients, networks and tokenisers do not let them.
+    """
     import numpy as np
 
-    if kind == "fixed":
-        pair = max(1, round(mean_prompt)), max(1, round(mean_output))
-        while True:
-            yield pair
-    longest = 2 / (1 + SHORTEST)
     random = np.random.default_rng(seed)
+    if kind == "fixed":
+        low, high = (1.0, 1 - SPREAD), (1.0, 1 + SPREAD)
+    else:
+        low, high = (2 * SHORTEST / (1 + SHORTEST),) * 2, (2 / (1 + SHORTEST),) * 2
     while True:
-        draws = random.uniform(SHORTEST * longest, longest, (BLOCK, 2))
-        for prompt, output in draws * (mean_prompt, mean_output):
+        draws = random.uniform(low, high, (BLOCK, 2)) * (mean_prompt, mean_output)
+        for prompt, output in draws.tolist():
             yield max(1, round(prompt)), max(1, round(output))
 
 

@@ -1,9 +1,15 @@
-"""Requests through the instances of an engine, simulated step by step with SimPy."""
+"""Requests through the instances of an engine, simulated step by step with SimPy.
+
+What is kept of a request once it has left are counts in distributions and, of a few, their times: memory grows with the
+requests in flight, not with the length of a trace.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
 
 import simpy
 
@@ -12,24 +18,71 @@ from simulator.serving.instance import Instance
 from simulator.serving.requests import Request
 from simulator.serving.statistics import Distribution
 from simulator.serving.steps import StepCost
+from simulator.spec.serving import Router, Serving
+from simulator.units import US
+
+DRAWN_REQUESTS = 80
+"""Whose times are kept, from the first on."""
+MOST_SAMPLES = 400
+"""Of the load over time; beyond, every other one is dropped and half as many are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A closed loop: the next lengths, how many requests are in flight, and how many there are."""
+
+    sizes: Iterator[tuple[int, int]]
+    in_flight: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The load at an instant: requests in the batch and waiting, and the share of the KV cache that is taken."""
+
+    at: float
+    running: int
+    waiting: int
+    cache: float
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """When a request arrived, began to be read, yielded its first token and its last."""
+
+    arrival: float
+    start: float
+    first_token: float
+    end: float
+    prompt: int
+    output: int
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a simulation yields; latencies are in seconds."""
+    """What a simulation yields; times in seconds."""
 
     ttft: Distribution = field(default_factory=Distribution)
     tpot: Distribution = field(default_factory=Distribution)
     itl: Distribution = field(default_factory=Distribution)
     e2e: Distribution = field(default_factory=Distribution)
     requests: int = 0
+    good: int = 0
+    """Requests within the objectives."""
     output_tokens: int = 0
     prompt_tokens: int = 0
     duration: float = 0.0
-    """From the first arrival to the last token."""
+    """To the last token."""
     preemptions: int = 0
     busy: float = 0.0
     """Share of the duration in which instances computed."""
+    samples: list[Sample] = field(default_factory=list)
+    lives: list[Life] = field(default_factory=list)
+
+    @property
+    def in_flight(self) -> float:
+        """Mean requests that decode (Little's law)."""
+        return self.requests * max(0.0, self.e2e.mean - self.ttft.mean) / self.duration
 
 
 def serve(
@@ -37,62 +90,98 @@ def serve(
     budget: Budget,
     *,
     arrivals: Iterator[Request] | None = None,
-    loop: tuple[Iterator[tuple[int, int]], int, int] | None = None,
+    loop: Loop | None = None,
+    asked: Serving | None = None,
 ) -> Outcome:
-    """Serve `arrivals` in their order, or a closed `loop` of (sizes, requests in flight, requests in all)."""
-    env = simpy.Environment()
-    outcome = Outcome()
-    overhead = cost.run.defaults.request_us * 1e-6
-    sent = 0
+    """Serve `arrivals` in their order, or a closed `loop`; `asked` has the router and the objectives."""
+    return _Simulation(cost, budget, loop, asked or Serving()).run(arrivals)
 
-    def finished(request: Request, now: float) -> None:
-        nonlocal sent
+
+class _Simulation:
+    """The world of one simulation: instances, the router, and what is written down."""
+
+    def __init__(self, cost: StepCost, budget: Budget, loop: Loop | None, asked: Serving) -> None:
+        self.env, self.loop, self.asked, self.budget = simpy.Environment(), loop, asked, budget
+        engine = cost.run.defaults
+        self.overhead, self.late = engine.request_us * US, engine.first_token_steps
+        self.outcome = Outcome()
+        self.instances = [Instance(self.env, cost, budget, finished=self._finished) for _ in range(budget.instances)]
+        self.route = _router(asked.router, self.instances)
+        self.sent, self.stride, self.skipped = 0, 1, 0
+
+    def run(self, arrivals: Iterator[Request] | None) -> Outcome:
+        for instance in self.instances:
+            self.env.process(instance.run())
+        if self.loop is None:
+            self.env.process(self._arrive(arrivals or iter(())))
+        else:
+            for _ in range(min(self.loop.in_flight, self.loop.requests)):
+                self.sent += 1
+                self._send(0.0, self.sent)
+        self.env.run()
+        outcome = self.outcome
+        for instance in self.instances:
+            outcome.itl.merge(instance.intervals)
+            outcome.preemptions += instance.preemptions
+            outcome.busy += instance.busy / len(self.instances) / max(outcome.duration, US)
+        return outcome
+
+    def _arrive(self, arrivals: Iterator[Request]) -> Generator[Any, Any, None]:
+        for request in arrivals:
+            if request.arrival > self.env.now:
+                yield self.env.timeout(request.arrival - self.env.now)
+            self.route().submit(request)
+
+    def _send(self, now: float, number: int) -> None:
+        assert self.loop is not None
+        prompt, output = next(self.loop.sizes)
+        self.route().submit(Request(number, now, prompt, output))
+
+    def _resend(self, number: int) -> Generator[Any, Any, None]:
+        yield self.env.timeout(self.overhead)
+        self._send(self.env.now, number)
+
+    def _finished(self, request: Request, now: float) -> None:
+        outcome, asked = self.outcome, self.asked
         outcome.requests += 1
         outcome.output_tokens += request.output
         outcome.prompt_tokens += request.prompt
         outcome.duration = now
-        ttft = request.first_token - request.arrival + overhead
+        writing, steps = now - request.first_token, request.output - 1
+        unseen = min(writing, self.late * writing / max(1, steps))  # until the client is sent the first tokens
+        ttft = request.first_token - request.arrival + self.overhead + unseen
+        tpot = (writing - unseen) / steps if steps else 0.0
         outcome.ttft.add(ttft)
-        outcome.e2e.add(now - request.arrival + overhead)
-        if request.output > 1:
-            outcome.tpot.add((now - request.first_token) / (request.output - 1))
-        if loop is not None and sent < loop[2]:
-            env.process(next_request(now))
+        outcome.e2e.add(now - request.arrival + self.overhead)
+        if steps:
+            outcome.tpot.add(tpot)
+        in_time = asked.ttft_slo is None or ttft <= asked.ttft_slo
+        outcome.good += in_time and (asked.tpot_slo is None or tpot <= asked.tpot_slo)
+        if len(outcome.lives) < DRAWN_REQUESTS:
+            times = request.arrival, request.start, request.first_token, now
+            outcome.lives.append(Life(*times, request.prompt, request.output))
+        self._sample(now)
+        if self.loop is not None and self.sent < self.loop.requests:
+            self.sent += 1
+            self.env.process(self._resend(self.sent))
 
-    def next_request(now: float):  # type: ignore[no-untyped-def]
-        nonlocal sent
-        assert loop is not None
-        sent += 1
-        index = sent
-        prompt, output = next(loop[0])
-        yield env.timeout(overhead)
-        submit(Request(index, env.now, prompt, output))
+    def _sample(self, now: float) -> None:
+        self.skipped += 1
+        if self.skipped < self.stride:
+            return
+        self.skipped, samples = 0, self.outcome.samples
+        running = sum(len(i.decoding) + len(i.prefilling) for i in self.instances)
+        waiting = sum(len(i.waiting) for i in self.instances)
+        held = sum(i.held for i in self.instances) / (self.budget.kv_tokens * len(self.instances))
+        samples.append(Sample(now, running, waiting, held))
+        if len(samples) > MOST_SAMPLES:
+            del samples[::2]
+            self.stride *= 2
 
-    instances = [Instance(env, cost, budget, finished=finished) for _ in range(budget.instances)]
-    for instance in instances:
-        env.process(instance.run())
 
-    def submit(request: Request) -> None:
-        min(instances, key=lambda instance: instance.load).submit(request)
-
-    def source():  # type: ignore[no-untyped-def]
-        assert arrivals is not None
-        for request in arrivals:
-            if request.arrival > env.now:
-                yield env.timeout(request.arrival - env.now)
-            submit(request)
-
-    if loop is not None:
-        sizes, in_flight, count = loop
-        for _ in range(min(in_flight, count)):
-            sent += 1
-            prompt, output = next(sizes)
-            submit(Request(sent, 0.0, prompt, output))
-    else:
-        env.process(source())
-    env.run()
-    for instance in instances:
-        outcome.itl.merge(instance.intervals)
-        outcome.preemptions += instance.preemptions
-        outcome.busy += instance.busy
-    return outcome
+def _router(kind: Router, instances: list[Instance]) -> Callable[[], Instance]:
+    """Which instance the next request goes to."""
+    if kind == "round_robin":
+        turns = count()
+        return lambda: instances[next(turns) % len(instances)]
+    return lambda: min(instances, key=lambda instance: instance.load)

@@ -161,13 +161,12 @@ def _steady(server: Server, flight: float, tpot: float, step: float, added: floa
     )
 
 
-def too_long(server: Server) -> InfeasibleError:
-    """A single request doesn't fit into the KV cache."""
-    tokens = server.isl + server.osl
+def too_long(server: Server, limit: float | None = None) -> InfeasibleError:
+    """A single request doesn't fit into the KV cache, or into what the model reads."""
+    tokens, limit = server.isl + server.osl, server.budget.kv_tokens if limit is None else limit
     return InfeasibleError(
-        f"a request of {tokens:.0f} tokens is longer than the KV cache, which holds {server.budget.kv_tokens:.0f}",
+        f"a request of {tokens:.0f} tokens is longer than the model and its KV cache allow ({limit:.0f})",
         path="inference.isl",
         needed=tokens,
-        available=server.budget.kv_tokens,
+        available=limit,
     )
-

@@ -70,14 +70,18 @@ def _node(index: int) -> float:
 class StepCost:
     """Seconds of the steps of one instance of a run's engine. Counts are those of one attention rank."""
 
-    def __init__(self, run: Run) -> None:
-        """`run` as the user wrote it. Raises InfeasibleError where its split does not divide, SpecError for a precision."""
+    def __init__(self, run: Run, *, offline: bool = False) -> None:
+        """`run` as the user wrote it; `offline` where no client is sent the tokens. Raises InfeasibleError where its split does not divide, SpecError for a precision."""
         self.run = serving_split(run)
         self.layout: Layout = build_layout(self.run)
-        self.machine: Machine = build_machine(run.hardware, bursts=True)
+        self.machine: Machine = build_machine(run.hardware, serves=True, profile=run.profile)
         layers = layers_of(self.run)
         self._counts: dict[Layer, int] = {layer: layers.count(layer) for layer in dict.fromkeys(layers)}
         assert run.inference is not None
+        engine = self.run.defaults
+        cheaper = engine.offline_sequence_us if offline else None
+        self._sequence_s = (engine.sequence_us if cheaper is None else cheaper) * US
+        self._step_s = engine.engine_step_us * US
         self._widths = widths_of(run.model, run.inference.precision, run.hardware.device)
         self.linear = Table(self._linear)
         self.head = Table(self._head)
@@ -115,12 +119,10 @@ class StepCost:
 
     def seconds(self, decodes: float, keys: float, prompts: Sequence[tuple[float, float]] = ()) -> float:
         """Seconds of a step with the engine's own work: scheduling, per-sequence host time, eager launches of prompts."""
-        engine = self.run.defaults
         gpu = self.gpu(decodes, keys, prompts)
         if prompts:
             gpu = hypot(gpu, self.launch_s)
-        rows = decodes + len(prompts)
-        return gpu + (engine.engine_step_us + engine.sequence_us * rows) * US
+        return gpu + self._step_s + self._sequence_s * (decodes + len(prompts))
 
     @cached_property
     def launch_s(self) -> float:
@@ -200,4 +202,3 @@ class StepCost:
         flat = [(self.machine, operator.work) for job in jobs for operator, _ in job]
         seconds = iter(work_seconds(flat))
         return [sum(next(seconds) * operator.calls * times for operator, times in job) for job in jobs]
-

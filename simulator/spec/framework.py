@@ -75,6 +75,8 @@ class Framework(Spec):
     """Serving: scheduler and sampling time of one step that the GPU waits for."""
     sequence_us: float = 0.0
     """Serving: host time per sequence and step (detokenise, stream)."""
+    offline_sequence_us: float | None = None
+    """Serving: the same where no client waits for the tokens (static batches, throughput runs); None where alike."""
     memory_fraction: float = 0.9
     """Serving: share of device memory the engine takes for weights and KV cache."""
     request_us: float = 0.0

@@ -18,6 +18,7 @@ from simulator.spec.base import Document, Spec, first_error, parse_document, rea
 from simulator.spec.framework import Framework, engine_file, read_framework
 from simulator.spec.hardware import Hardware
 from simulator.spec.model import ModelSpec, resolve_model
+from simulator.spec.serving import Serving
 from simulator.spec.workload import Economics, Execution, Inference, Parallelism, Reliability, Routing, Training
 
 DEFAULT_ENGINE = "vllm"
@@ -43,12 +44,14 @@ class Run(Spec):
     """Everything `simulate` needs. `framework` fills what the run leaves open."""
 
     name: Annotated[str, Field(min_length=1, max_length=300)]
-    kind: Literal["training", "inference"]
+    kind: Literal["training", "inference", "serving"]
     model: Annotated[ModelSpec, BeforeValidator(_model)]
     hardware: Hardware
     parallelism: Parallelism = Parallelism()
     training: Training | None = None
     inference: Inference | None = None
+    serving: Serving | None = None
+    """How requests arrive, where the kind is serving; the block `inference` says what they are."""
     routing: Routing = Routing()
     framework: str = "megatron-core"
     execution: Execution = Execution()
@@ -64,9 +67,13 @@ class Run(Spec):
     @model_validator(mode="after")
     def _one_kind_of_work(self) -> Run:
         if (self.training is None) == (self.kind == "training"):
-            raise ValueError(f"kind is {self.kind}, so the block '{self.kind}' is needed and no other work")
-        if (self.inference is None) == (self.kind == "inference"):
-            raise ValueError(f"kind is {self.kind}, so the block '{self.kind}' is needed and no other work")
+            raise ValueError(f"kind is {self.kind}, so the block '{self.needed}' is needed and no other work")
+        if (self.inference is None) == (self.kind != "training"):
+            raise ValueError(f"kind is {self.kind}, so the block '{self.needed}' is needed and no other work")
+        if self.kind == "serving" and self.inference is not None and self.inference.batching == "static":
+            self.__dict__["inference"] = self.inference.model_copy(update={"batching": "continuous"})
+        if self.serving is not None and self.kind != "serving":
+            raise ValueError("the block 'serving' needs kind: serving")
         try:
             read_framework(self.software)
         except SpecError as error:
@@ -74,6 +81,11 @@ class Run(Spec):
                 raise
             raise SpecError(error.message, path="framework") from None
         return self
+
+    @property
+    def needed(self) -> str:
+        """The block that says what work a run of this kind does."""
+        return "training" if self.kind == "training" else "inference"
 
     @cached_property
     def defaults(self) -> Framework:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -71,6 +71,10 @@ CHAT_PROMPT_TOKENS = 256
 tokens)."""
 
 
+def _one_batch(data: dict[str, Any]) -> bool:
+    return data.get("request_rate") is None and data.get("concurrency") != "max"
+
+
 class Inference(Spec):
     """Requests of `isl` prompt and `osl` output tokens each.
 
@@ -85,9 +89,12 @@ class Inference(Spec):
     """Where it is not stated, TPOT is that of steady decode, undisturbed by prompts."""
     osl: Annotated[int, Field(gt=0, le=2**27)]
     concurrency: Positive | Literal["max"] = 1
-    batching: Literal["static", "continuous"] = "static"
     request_rate: Annotated[float, Field(gt=0)] | None = None
     """Requests per second (Poisson); infinite where all arrive at once."""
+    batching: Literal["static", "continuous"] = Field(
+        default_factory=lambda data: "static" if _one_batch(data) else "continuous"
+    )
+    """Absent: one batch where a number of requests is all that is said."""
     lengths: Lengths = "fixed"
     """`uniform_0.8_1`: drawn between 0.8 of the longest and the longest; `isl` and `osl` are the means, 0.9 of it."""
     requests: Positive | None = None

@@ -1,0 +1,192 @@
+"""What a run of an engine reaches: latencies and throughput of its batch, loop, arrivals or queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import repeat
+from math import inf, isinf
+
+from simulator.errors import InfeasibleError, SpecError
+from simulator.serving.capacity import Budget, budget
+from simulator.serving.requests import arrival_times, lengths, open_loop as arriving
+from simulator.serving.simulation import Loop, Outcome, serve
+from simulator.serving.steady import (
+    Server,
+    Steady,
+    closed_loop,
+    maximum_load,
+    open_loop,
+    sustainable_rate,
+    too_long,
+)
+from simulator.serving.steps import StepCost
+from simulator.serving.trace import read_trace
+from simulator.spec.run import Run
+from simulator.spec.serving import Serving
+from simulator.spec.workload import Inference
+
+REQUESTS_PER_SLOT = 10
+"""Of a closed loop whose requests are not counted, as in InferenceX: ten for each in flight."""
+OPEN_LOOP_REQUESTS = 500
+"""Of random arrivals that are not counted, as in TensorRT-LLM's online benchmark."""
+MAXIMUM_LOAD_REQUESTS = ((256, 30000), (2500, 3000), (5500, 1500))
+"""(tokens of a request up to, requests) of TensorRT-LLM's published throughput runs (docs, perf-overview); 1,000 beyond."""
+MOST_SIMULATED = 1000
+"""Requests that arrive at once and are simulated; more come close enough to the closed form."""
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A run's steady state with the engine's limits, and the simulation it was read from, if any."""
+
+    steady: Steady
+    budget: Budget
+    fits: int
+    """Requests whose KV cache fits beside the weights, over all instances."""
+    outcome: Outcome | None = None
+    sustainable: float | None = None
+    """Requests per second that could be served for ever, where requests arrive."""
+
+
+def request_count(work: Inference) -> int:
+    """Requests of a run: stated, or as many as the published benchmarks of its kind send."""
+    if work.requests is not None:
+        return work.requests
+    if work.request_rate is not None and not isinf(work.request_rate):
+        return OPEN_LOOP_REQUESTS
+    if work.concurrency == "max" or work.request_rate is not None:
+        return next((n for tokens, n in MAXIMUM_LOAD_REQUESTS if work.isl + work.osl <= tokens), 1000)
+    return REQUESTS_PER_SLOT * work.concurrency
+
+
+def serve_work(run: Run, *, closed_form: bool = False) -> Served:
+    """What the run's `inference` block asks for; `closed_form` leaves simulations out, as a sweep does.
+
+    Raises InfeasibleError where nothing fits or requests arrive faster than they can be served.
+    """
+    work = run.inference
+    assert work is not None
+    offline = work.batching == "static" or work.concurrency == "max" and work.requests is None
+    limits, cost = budget(run), StepCost(run, offline=offline)
+    if work.request_rate is None and work.concurrency != "max":  # an engine is started for the load it is to carry
+        limits = replace(limits, sequences=max(limits.sequences, -(-work.concurrency // limits.instances)))
+    server = Server(cost, limits, float(work.isl), float(work.osl))
+    if work.batching == "static":
+        return Served(_static(server, work), limits, _fits(server))
+    if work.request_rate is not None and not isinf(work.request_rate):
+        steady, outcome = _open(server, work, closed_form)
+    elif work.request_rate is not None or work.concurrency == "max":
+        steady, outcome = _flood(server, work, closed_form)
+    else:
+        steady, outcome = _closed(server, work, closed_form)
+    return Served(steady, limits, _fits(server), outcome)
+
+
+def _fits(server: Server) -> int:
+    return int(server.budget.kv_tokens / (server.isl + server.osl)) * server.budget.instances
+
+
+def _static(server: Server, work: Inference) -> Steady:
+    """One batch: all prompts in one pass, then one step a token for all of them."""
+    total = work.in_flight
+    each = -(-total // (server.budget.instances * server.budget.data_ranks))
+    first = server.cost.seconds(0.0, 0.0, ((float(work.isl), 0.0),) * each)
+    step = server.cost.seconds(each, each * server.context)
+    seconds = first + step * (work.osl - 1)
+    return Steady(first, step, step, float(total), total * work.osl / seconds, first / seconds)
+
+
+def _closed(server: Server, work: Inference, closed_form: bool) -> tuple[Steady, Outcome | None]:
+    assert isinstance(work.concurrency, int)
+    steady = closed_loop(server, work.concurrency)
+    if closed_form:
+        return steady, None
+    sizes = lengths(work.isl, work.osl, work.lengths, SEED)
+    outcome = serve(server.cost, server.budget, loop=Loop(sizes, work.concurrency, request_count(work)))
+    return _measured(steady, outcome), outcome
+
+
+def _flood(server: Server, work: Inference, closed_form: bool) -> tuple[Steady, Outcome | None]:
+    """All requests at once; few enough of them are simulated."""
+    count = request_count(work)
+    steady = maximum_load(server, count)
+    if closed_form or count > MOST_SIMULATED:
+        return steady, None
+    sizes = lengths(work.isl, work.osl, work.lengths, SEED)
+    outcome = serve(server.cost, server.budget, arrivals=arriving(repeat(0.0), sizes, count))
+    rate = outcome.output_tokens / outcome.duration
+    return replace(_measured(steady, outcome), output_tokens_per_s=rate), outcome
+
+
+def _open(server: Server, work: Inference, closed_form: bool) -> tuple[Steady, Outcome | None]:
+    assert work.request_rate is not None
+    steady = open_loop(server, work.request_rate)
+    if closed_form:
+        return steady, None
+    times = arrival_times(work.request_rate, 1.0, SEED)
+    sizes = lengths(work.isl, work.osl, work.lengths, SEED)
+    outcome = serve(server.cost, server.budget, arrivals=arriving(times, sizes, request_count(work)))
+    return _measured(steady, outcome), outcome
+
+
+def serve_requests(run: Run) -> Served:
+    """A run of kind serving, always simulated. The work comes from a trace, at a rate, or in a closed loop.
+
+    Raises InfeasibleError for arrivals that outrun the service and for requests longer than model or cache, SpecError for
+    a bad trace.
+    """
+    work, asked = run.inference, run.serving or Serving()
+    assert work is not None
+    limits, cost = budget(run), StepCost(run)
+    count = asked.requests or work.requests or (None if asked.trace else SERVED_REQUESTS)
+    longest = min(limits.kv_tokens, float(run.model.max_position_embeddings or inf))
+    if asked.trace is not None:
+        outcome = serve(cost, limits, arrivals=read_trace(asked.trace, count, longest), asked=asked)
+        if outcome.requests == 0:
+            raise SpecError("no request in it", file=asked.trace)
+        server = Server(
+            cost, limits, outcome.prompt_tokens / outcome.requests, outcome.output_tokens / outcome.requests
+        )
+        return _simulated(server, outcome)
+    assert count is not None
+    server = Server(cost, limits, float(work.isl), float(work.osl))
+    if work.isl + work.osl > longest:
+        raise too_long(server, longest)
+    sizes = lengths(work.isl, work.osl, work.lengths, asked.seed)
+    if work.request_rate is None and isinstance(work.concurrency, int):
+        loop = Loop(sizes, work.concurrency, max(count, work.concurrency))
+        return _simulated(server, serve(cost, limits, loop=loop, asked=asked))
+    times: Iterator[float] = repeat(0.0)
+    if work.request_rate is not None and not isinf(work.request_rate):
+        open_loop(server, work.request_rate)  # refuses what can't be sustained
+        times = arrival_times(work.request_rate, asked.burstiness, asked.seed)
+    return _simulated(server, serve(cost, limits, arrivals=arriving(times, sizes, count), asked=asked))
+
+
+SERVED_REQUESTS = 1000
+"""Of a run of kind serving that states no number."""
+
+
+def _simulated(server: Server, outcome: Outcome) -> Served:
+    """What simulated requests saw, as a steady state; the undisturbed step is that of the mean batch."""
+    flight = max(1.0, outcome.in_flight)
+    step = server.step(flight / server.budget.instances)
+    tpot = outcome.tpot.mean or step
+    steady = Steady(
+        ttft=outcome.ttft.mean,
+        tpot=tpot,
+        step=min(step, tpot),
+        in_flight=flight,
+        output_tokens_per_s=outcome.output_tokens / outcome.duration,
+        prompt_share=max(0.0, 1 - step / tpot),
+    )
+    return Served(steady, server.budget, _fits(server), outcome, sustainable_rate(server))
+
+
+def _measured(steady: Steady, outcome: Outcome) -> Steady:
+    """The steady state with the latencies that simulated requests saw."""
+    if outcome.requests == 0:
+        raise InfeasibleError("no request was served", path="inference.requests")
+    return replace(steady, ttft=outcome.ttft.mean, tpot=outcome.tpot.mean if outcome.tpot.weight else steady.tpot)

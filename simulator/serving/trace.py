@@ -1,0 +1,103 @@
+"""Requests read from a CSV as they are needed: a trace of millions stays on disk.
+
+Columns are `arrival_s, input_tokens, output_tokens`, or those of the Azure LLM inference traces
+(github.com/Azure/AzurePublicDataset): `TIMESTAMP, ContextTokens, GeneratedTokens` with calendar instants.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from simulator.errors import SpecError
+from simulator.serving.requests import Request
+
+OWN = ("arrival_s", "input_tokens", "output_tokens")
+AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+MICROSECOND_DIGITS = 6
+
+
+def read_trace(file: str | Path, limit: int | None = None, longest: float = math.inf) -> Iterator[Request]:
+    """The requests of a trace in their order, arrivals counted from the first; at most `limit` of them.
+
+    Raises SpecError with file and line for what is missing, negative, out of order, or longer than `longest` tokens.
+    """
+    name = str(file)
+    try:
+        with Path(file).open(newline="", encoding="utf-8") as stream:
+            reader = csv.reader(stream)
+            columns = [column.strip() for column in next(reader, [])]
+            form = next((form for form in (OWN, AZURE) if set(form) <= set(columns)), None)
+            if form is None:
+                raise SpecError(f"expected the columns {', '.join(OWN)} (or {', '.join(AZURE)})", file=name, line=1)
+            places = [columns.index(column) for column in form]
+            yield from _requests(reader, places, form, name, limit, longest)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"can't be read as CSV: {error}", file=name) from None
+
+
+def _requests(
+    reader: Iterator[list[str]], places: list[int], form: tuple[str, ...], name: str, limit: int | None, longest: float
+) -> Iterator[Request]:
+    first, last, index = 0.0, -math.inf, 0
+    for line, cells in enumerate(reader, start=2):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if limit is not None and index >= limit:
+            return
+        at, prompt, output = (_cell(cells, place, form[i], name, line) for i, place in enumerate(places))
+        instant = _instant(at, form[0], name, line)
+        tokens = [_tokens(text, column, name, line) for text, column in ((prompt, form[1]), (output, form[2]))]
+        if index == 0:
+            first = instant
+        if instant < last:
+            raise SpecError(f"arrives before the request above it ({at})", file=name, line=line, path=form[0])
+        if sum(tokens) > longest:
+            message = (
+                f"a request of {sum(tokens)} tokens is longer than the model and its KV cache allow ({longest:.0f})"
+            )
+            raise SpecError(message, file=name, line=line)
+        last = instant
+        yield Request(index, instant - first, tokens[0], tokens[1])
+        index += 1
+
+
+def _cell(cells: list[str], place: int, column: str, name: str, line: int) -> str:
+    text = cells[place].strip() if place < len(cells) else ""
+    if not text:
+        raise SpecError("missing", file=name, line=line, path=column)
+    return text
+
+
+def _instant(text: str, column: str, name: str, line: int) -> float:
+    """Seconds: a number, or a calendar instant with any number of decimals."""
+    if column == OWN[0]:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise SpecError(
+                f"'{text[:40]}' is no time; expected seconds, at least 0", file=name, line=line, path=column
+            )
+        return value
+    whole, point, decimals = text.partition(".")
+    try:
+        return datetime.fromisoformat(whole + point + decimals[:MICROSECOND_DIGITS]).timestamp()
+    except ValueError:
+        raise SpecError(
+            f"'{text[:40]}' is no instant like 2023-11-16 18:17:03.97", file=name, line=line, path=column
+        ) from None
+
+
+def _tokens(text: str, column: str, name: str, line: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise SpecError(f"'{text[:40]}' is no number of tokens; expected at least 1", file=name, line=line, path=column)
+    return value

@@ -1,0 +1,36 @@
+"""How requests come to a serving engine, and what is asked of it: the `serving` block of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from simulator.spec.base import Spec
+from simulator.units import Time
+
+Router = Literal["least_loaded", "round_robin"]
+
+
+class Serving(Spec):
+    """Arrivals beyond what the `inference` block says: it names lengths, and a rate or a number of requests in flight."""
+
+    requests: Annotated[int, Field(gt=0, lt=2**40)] | None = None
+    """How many are simulated; all of a trace, else 1,000."""
+    burstiness: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Coefficient of variation of the gaps between arrivals: 1 is Poisson, 0 even, above 1 bursts (gamma distributed)."""
+    trace: str | None = None
+    """CSV of arrivals and lengths (arrival_s, input_tokens, output_tokens; or an Azure LLM trace), in place of both."""
+    router: Router = "least_loaded"
+    """Which replica a request goes to."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    ttft_slo: Time | None = None
+    """A request counts towards goodput if its first token comes within this time ..."""
+    tpot_slo: Time | None = None
+    """... and its others take no longer each, on average."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Serving:
+        if self.trace is not None and "burstiness" in self.model_fields_set:
+            raise ValueError("a trace has its own arrivals; leave burstiness out")
+        return self
