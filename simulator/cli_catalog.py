@@ -179,6 +179,7 @@ class FileKind(StrEnum):
 
     run = "run"
     sweep = "sweep"
+    plan = "plan"
     model = "model"
     device = "device"
     network = "network"
@@ -205,6 +206,10 @@ def _schema(kind: FileKind) -> dict[str, Any]:
             from simulator.sweeps import Sweep
 
             return Sweep.model_json_schema()
+        case FileKind.plan:
+            from simulator.spec.plan import Plan
+
+            return Plan.model_json_schema()
         case FileKind.model:
             from simulator.spec.model import ModelSpec
 
