@@ -93,6 +93,12 @@ def test_a_point_that_never_repeats_is_refused_and_named() -> None:
     assert found.unstable[0].spread == pytest.approx(1.3**2 - 1)
 
 
+def test_points_of_the_host_are_never_refused() -> None:
+    device = Toy(1.3**i for i in range(200))
+    host = Case("host", "view", "fp32", {"calls": 1}, lambda device: lambda: 1e-3, clock="host")
+    assert [p.case.kernel for p in run(device, host, seconds=1e-9).points] == ["view"]
+
+
 def test_the_first_round_finishes_even_beyond_the_budget() -> None:
     found = run(Toy(), point("a", 1.0), point("b", 1.0), seconds=0.5)
     assert {p.case.kernel: len(p.trials) for p in found.points} == {"a": 3, "b": 3}

@@ -50,7 +50,7 @@ def _fit(sizes: Array, seconds: Array) -> Saturating:
     start = np.log([seconds.min(), sizes.max() / seconds.max(), PRIOR_Q])
 
     def curve(x: Array) -> Saturating:
-        a, b, q = np.exp(np.clip(x, -30, 30))
+        a, b, q = np.exp(np.clip(x, [-30, 0, -3], [5, 40, 3]))
         return Saturating(a=float(a), b=float(b), q=float(q), relative_error=1.0, points=len(sizes))
 
     def error(x: Array) -> Array:

@@ -124,7 +124,7 @@ def fit_memory(rows: Sequence[tuple[Call, float]]) -> MemoryLevels:
     elements = np.array([call.shape["elements"] for call, _ in used])
 
     def levels(wide: Array) -> MemoryLevels:
-        x = np.clip(wide, -40.0, 30.0)  # the search strays where numbers overflow
+        x = np.clip(wide, -40.0, [20.0] * 4 + [3.0] + [20.0] * (len(wide) - 5))  # the search strays
         rates = np.cumsum(np.exp(x[:3]))
         return MemoryLevels(
             seconds_per_byte=tuple(rates), knees=(float(np.exp(x[3])), float(np.exp(x[3] + np.exp(x[4]))))
@@ -295,7 +295,8 @@ def fit_traffic(rows: Sequence[tuple[Call, float]], memory: MemoryLevels) -> flo
         guess = [alone[0] + float((memory.seconds(size, size + traffic * t) - base)[0]) for t in waited]
         return float(np.sum(np.log(np.array(guess) / took) ** 2))
 
-    return min([0.0, *np.geomspace(1e8, 1e11, 61).tolist()], key=error)
+    choices: list[float] = [0.0, *np.geomspace(1e8, 1e11, 61).tolist()]
+    return min(choices, key=error)
 
 
 def fit_stretch(rows: Sequence[tuple[Call, float]], kernel: str) -> Curve:

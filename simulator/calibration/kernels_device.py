@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import platform
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from simulator.units import MIB
 HOT_BYTES, COLD_BYTES = 160 * MIB, 192 * MIB
 MAX_VIEWS = 4096
 PAIRS = 5
-"""Runs of a point that follows another, of which the smallest is a trial."""
+"""Runs of a point that follows another, whose median is a trial."""
 _GAP = 17 * 64
 """Bytes between operands: an odd number of cache lines, so they don't fall into the same cache sets."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
@@ -136,14 +137,17 @@ class CpuDevice:
     """On a CPU the host does the work."""
 
     def seconds_after(self, before: Callable[[], object], run: Callable[[], object]) -> float:
-        """Seconds of one run right after another that is not timed, the smallest of a few."""
-        best = []
+        """Seconds of one run right after another that is not timed, the median of a few.
+
+        What a cache still holds is chance: the luckiest run says nothing of the hundred calls of a step.
+        """
+        took = []
         for _ in range(PAIRS):
             before()
             start = time.thread_time_ns()
             run()
-            best.append(time.thread_time_ns() - start)
-        return (min(best) - self._clock_ns) * 1e-9
+            took.append(time.thread_time_ns() - start)
+        return max(1, statistics.median(took) - self._clock_ns) * 1e-9
 
     def failure(self, error: Exception) -> str | None:
         """Why a point is skipped: no memory for it, or no such kernel on a CPU."""

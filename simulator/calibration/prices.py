@@ -114,7 +114,8 @@ class Saturating(Spec):
 
     def seconds(self, size: float) -> float:
         """Seconds of a collective whose buffer has `size` bytes."""
-        return float((self.a**self.q + (size / self.b) ** self.q) ** (1 / self.q))
+        larger, smaller = max(self.a, size / self.b), min(self.a, size / self.b)
+        return float(larger * (1 + (smaller / larger) ** self.q) ** (1 / self.q))
 
 
 class Prices(Spec):

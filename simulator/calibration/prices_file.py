@@ -17,7 +17,7 @@ def write_prices(prices: Prices, file: Path) -> None:
     # JSON is YAML: one line a family keeps a file of hundreds of fitted numbers readable.
     lines = ["# Written by `moesim calibrate`; not meant for editing."]
     for key, value in data.items():
-        if key == "families":
+        if key == "families" and value:
             lines.append("families:")
             lines += [f"  {json.dumps(name)}: {json.dumps(family)}" for name, family in value.items()]
         else:

@@ -27,6 +27,8 @@ OUTSIDE_FACTOR = 2.0
 """Errors are this much larger outside the measured shapes (range-blocked holds of large kernel databases)."""
 OUTSIDE_SHARE = 0.1
 """A step counts as outside when this share of its time goes into such calls."""
+ROUNDS = 3
+"""A slower step leaves others more time in the shared cache, which makes it slower: three rounds settle it."""
 HOST_ERROR = 0.3
 """Of the host's work: sequence costs of two machines differed by as much between repetitions."""
 STATE_ERROR = 0.05
@@ -53,8 +55,9 @@ class Priced:
 def price_step(prices: Prices, trace: Trace, *, kind: str, communication: float = 0.0) -> Priced:
     """The time of a traced step on a device of that kind. Raises CalibrationError for calls that were not measured."""
     seconds = call_seconds(prices, trace.calls)
-    if prices.host.traffic and kind == "cpu":
-        seconds = call_seconds(prices, disturbed(trace.calls, float(seconds.sum()), prices.host.traffic))
+    for _ in range(ROUNDS if prices.host.traffic and kind == "cpu" else 0):
+        whole = float(seconds.sum()) + host_seconds(prices.host, trace, seconds)
+        seconds = call_seconds(prices, disturbed(trace.calls, whole, prices.host.traffic))
     names = [family_of(call) for call in trace.calls]
     by_family: dict[str, float] = {}
     sides = np.array([outside_of(prices, call) for call in trace.calls])

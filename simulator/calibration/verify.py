@@ -61,18 +61,18 @@ def verify(
             raise CalibrationError(f"the profile is of {name} {theirs}, this is {ours}: calibrate this one first")
     chosen = list(cases) if cases is not None else [*fixed_cases(), *drawn_cases(seed, drawn)]
     share = 0.75 if parallel else 1.0
-    compared = _single(chosen, opened, prices, seconds=60 * minutes * share, progress=progress)
+    compared, now = _single(chosen, opened, prices, seconds=60 * minutes * share, progress=progress)
     together: list[Comparison] = []
     if parallel:
         from simulator.calibration.verify_parallel import compare_parallel
 
-        together = compare_parallel(opened.kind, prices, seconds=60 * minutes * (1 - share))
+        together = compare_parallel(opened.kind, now, seconds=60 * minutes * (1 - share))
     return VerifyReport(prices.device, prices.statistic, seed, tuple(compared), tuple(together))
 
 
 def _single(
     chosen: Sequence[VerifyCase], device: TorchDevice, prices: Prices, *, seconds: float, progress: Progress | None
-) -> list[Comparison]:
+) -> tuple[list[Comparison], Prices]:
     from simulator.calibration.kernels_host import host_cases
     from simulator.calibration.torch_steps import counts_of, step_of, trace_of
 
@@ -101,11 +101,12 @@ def _single(
             skipped |= journal.skipped
             around += [p for p in (*measured.points, *measured.unstable) if p.case.op != "model"]
     now = with_host(prices, around)
-    return [
+    compared = [
         _comparison(case, price_step(now, traced, kind=device.kind), [run[point.key] for run in runs], device)
         for case, traced, point in zip(chosen, traces, points, strict=True)
         if point.key not in skipped
     ]
+    return compared, now
 
 
 def with_host(prices: Prices, around: Iterable[Point]) -> Prices:
