@@ -78,7 +78,8 @@ def _write(answer: Answer, out: Path) -> None:
     html = render_plan(answer, best)
     with write_folder(out) as folder:
         (folder / "report.html").write_text(html, encoding="utf-8")
-        answer.table.to_csv(folder / "points.csv", index_label="point")
+        known = answer.table.dropna(axis="columns", how="all")
+        known.to_csv(folder / "points.csv", index_label="point", float_format="%.7g")
         if best:
             (folder / "best.yaml").write_text(best, encoding="utf-8")
 
