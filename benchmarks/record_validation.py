@@ -1,6 +1,6 @@
 """Write the record of predicted published runs that reports quote (workloads/validation/training_record.csv).
 
-    python benchmarks/record_validation.py
+python benchmarks/record_validation.py
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def _inference(run: Run) -> Prediction:
     power, work = numbers["average_power_w_per_gpu"], run.inference
     assert work is not None
     numbers["gpu_power_w_total"] = scaled(power, run.hardware.gpus)
-    if "isl" not in work.model_fields_set:  # nobody says how long prompts were: their share of a token's time is unknown
+    if (
+        "isl" not in work.model_fields_set
+    ):  # nobody says how long prompts were: their share of a token's time is unknown
         numbers["tpot_s"] = scaled(numbers["tpot_s"], batch.served.steady.step / figures.tpot)
     seconds = {**batch.decode[2].spent.exposed, "engine": batch.step_overhead, "prompts": batch.prompts}
     return Prediction(numbers, seconds)

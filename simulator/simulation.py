@@ -99,7 +99,8 @@ def _timed_or_refused(parts: Sequence[tuple[Build, list[StageBytes]]]) -> list[S
 def inference_batch(run: Run, *, check: bool = True, advise: bool = True, closed_form: bool = False) -> Batch:
     """Graphs, costs and latencies of a prefill and a decode step, what the engine serves, and its memory.
 
-    `check` refuses a static batch that doesn't fit; of requests that come and go those that don't fit wait. `closed_form`
+    `check` refuses a static batch that doesn't fit; of requests that come and go those that don't fit wait.
+    `closed_form`
     leaves simulations out.
     """
     work = run.inference

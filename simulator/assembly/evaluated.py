@@ -26,7 +26,8 @@ class Step:
 class Batch:
     """Everything computed of inference: (build, costs, timeline) of a prefill and of a decode step, and what is served.
 
-    The prefill is that of a static batch, or of one prompt where requests come and go; `prefills` is how many of them the
+    The prefill is that of a static batch, or of one prompt where requests come and go; `prefills` is how many of them
+    the
     requests in flight need.
     """
 

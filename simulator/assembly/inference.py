@@ -1,4 +1,5 @@
-"""The Result of inference: prompts, then one decode step per output token, of a batch or of requests that come and go."""
+"""The Result of inference: prompts, then one decode step per output token, of a batch or of requests that come and
+go."""
 
 from __future__ import annotations
 

@@ -162,7 +162,9 @@ def batch_figures(batch: Batch) -> BatchFigures:
         evidence=Evidence(
             errors,
             u.INFERENCE_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"],
-            u.combined_error(exposed, errors, u.INFERENCE_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]),
+            u.combined_error(
+                exposed, errors, u.INFERENCE_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]
+            ),
             u.basis_of(costed.machine, b.shapes.precision, exposed),
         ),
     )

@@ -17,6 +17,11 @@ DEFAULT_NETWORK_PJ_PER_BIT = 18.75
 """A 15 W DSP optic moving 800 Gb/s."""
 
 
+WAITING_DROP = 0.6
+"""Of the TDP, by which the floor falls for a unit share of waiting: fit of ML.ENERGY v3, workloads/validation/inference.csv.
+Seven eighths of the time that a serving step spends in the host is as busy as the rest: other steps' work is in flight."""
+
+
 @dataclass(frozen=True, slots=True)
 class Joules:
     """Joules of all GPUs together in one step, and of what stands around them."""
@@ -48,16 +53,23 @@ class Load:
     memory_bytes: float
     link_bytes: float
     network_bytes: float
+    waiting: float = 0.0
 
 
-def device_power(machine: Machine, flops_share: float, memory_share: float) -> tuple[float, float, float]:
-    """Watts of one busy device: (floor, compute part, memory part); their sum never exceeds the TDP."""
+def device_power(
+    machine: Machine, flops_share: float, memory_share: float, waiting: float = 0.0
+) -> tuple[float, float, float]:
+    """Watts of one busy device: (floor, compute part, memory part); their sum never exceeds the TDP.
+
+    `waiting` is the share of time of a serving step in which it waits for other devices.
+    """
     curve, tdp = machine.curves.power, machine.hardware.device.tdp
     compute = curve.a * min(1.0, flops_share) ** curve.alpha
     memory = curve.b * min(1.0, memory_share) ** curve.beta
-    wanted = curve.floor + compute + memory
-    scale = min(1.0, (1 - curve.floor) / (compute + memory)) if wanted > 1 else 1.0
-    return curve.floor * tdp, compute * scale * tdp, memory * scale * tdp
+    floor = curve.floor - WAITING_DROP * waiting
+    wanted = floor + compute + memory
+    scale = min(1.0, (1 - floor) / (compute + memory)) if wanted > 1 else 1.0
+    return floor * tdp, compute * scale * tdp, memory * scale * tdp
 
 
 def step_joules(machine: Machine, load: Load, pue: float) -> Joules:
@@ -65,7 +77,7 @@ def step_joules(machine: Machine, load: Load, pue: float) -> Joules:
     hardware = machine.hardware
     bandwidth = machine.memory_bandwidth
     floor, compute, memory = device_power(
-        machine, load.flops / (load.peak * load.seconds), load.memory_bytes / (bandwidth * load.seconds)
+        machine, load.flops / (load.peak * load.seconds), load.memory_bytes / (bandwidth * load.seconds), load.waiting
     )
     network_pj = hardware.network.link_energy
     per_bit = DEFAULT_NETWORK_PJ_PER_BIT * 1e-12 if network_pj is None else network_pj

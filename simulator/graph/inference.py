@@ -73,10 +73,11 @@ def serving_split(run: Run) -> Run:
 def prepare_inference(run: Run, phase: Phase, context: float) -> Build:
     """Layout, shapes and expert load of a phase of a static batch. `context` is the tokens a query may see."""
     assert run.inference is not None
+    prompt = float(run.inference.isl)
     run = serving_split(run)
     layout = build_layout(run)
     batch = float(layout.micro_batch)
-    step = Pass(prompts=batch, length=float(run.inference.isl)) if phase == "prefill" else Pass(batch, context)
+    step = Pass(prompts=batch, length=prompt) if phase == "prefill" else Pass(batch, context)
     return prepare_pass(run, layout, step)
 
 
@@ -192,7 +193,8 @@ FFN_NORM_BYTES = 7.0
 
 
 def _experts(b: Build, widths: Widths) -> list[Operator]:
-    """The experts as the engine's kernels run them: their share of a plain GEMM's memory rate, and what is around them."""
+    """The experts as the engine's kernels run them: their share of a plain GEMM's memory rate, and what is around
+    them."""
     assert b.load is not None
     constants, engine = read_inference_constants(), b.run.defaults
     eight_bit = widths.experts[0].startswith("fp8")

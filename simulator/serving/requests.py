@@ -45,7 +45,8 @@ class Request:
 def lengths(mean_prompt: float, mean_output: float, kind: str, seed: int) -> Iterator[tuple[int, int]]:
     """(prompt, output) tokens of one request after the other, without end.
 
-    Requests of a fixed length get outputs within SPREAD of it: exactly equal ones would stay in lockstep for ever, which
+    Requests of a fixed length get outputs within SPREAD of it: exactly equal ones would stay in lockstep for ever,
+    which
     clients, networks and tokenisers do not let them.
     """
     import numpy as np
@@ -64,7 +65,8 @@ def lengths(mean_prompt: float, mean_output: float, kind: str, seed: int) -> Ite
 def arrival_times(rate: float, burstiness: float, seed: int) -> Iterator[float]:
     """Instants of random arrivals at `rate` per second without end.
 
-    The gaps are gamma distributed with coefficient of variation `burstiness`; 1 makes them exponential (Poisson), 0 even.
+    The gaps are gamma distributed with coefficient of variation `burstiness`; 1 makes them exponential (Poisson), 0
+    even.
     """
     import numpy as np
 

@@ -9,7 +9,8 @@ from math import inf, isinf
 
 from simulator.errors import InfeasibleError, SpecError
 from simulator.serving.capacity import Budget, budget
-from simulator.serving.requests import arrival_times, lengths, open_loop as arriving
+from simulator.serving.requests import arrival_times, lengths
+from simulator.serving.requests import open_loop as arriving
 from simulator.serving.simulation import Loop, Outcome, serve
 from simulator.serving.steady import (
     Server,
@@ -31,7 +32,8 @@ REQUESTS_PER_SLOT = 10
 OPEN_LOOP_REQUESTS = 500
 """Of random arrivals that are not counted, as in TensorRT-LLM's online benchmark."""
 MAXIMUM_LOAD_REQUESTS = ((256, 30000), (2500, 3000), (5500, 1500))
-"""(tokens of a request up to, requests) of TensorRT-LLM's published throughput runs (docs, perf-overview); 1,000 beyond."""
+"""(tokens of a request up to, requests) of TensorRT-LLM's published throughput runs (docs, perf-overview); 1,000
+beyond."""
 MOST_SIMULATED = 1000
 """Requests that arrive at once and are simulated; more come close enough to the closed form."""
 SEED = 0
@@ -68,7 +70,7 @@ def serve_work(run: Run, *, closed_form: bool = False) -> Served:
     """
     work = run.inference
     assert work is not None
-    offline = work.batching == "static" or work.concurrency == "max" and work.requests is None
+    offline = work.batching == "static" or (work.concurrency == "max" and work.requests is None)
     limits, cost = budget(run), StepCost(run, offline=offline)
     if work.request_rate is None and work.concurrency != "max":  # an engine is started for the load it is to carry
         limits = replace(limits, sequences=max(limits.sequences, -(-work.concurrency // limits.instances)))
@@ -134,7 +136,8 @@ def _open(server: Server, work: Inference, closed_form: bool) -> tuple[Steady, O
 def serve_requests(run: Run) -> Served:
     """A run of kind serving, always simulated. The work comes from a trace, at a rate, or in a closed loop.
 
-    Raises InfeasibleError for arrivals that outrun the service and for requests longer than model or cache, SpecError for
+    Raises InfeasibleError for arrivals that outrun the service and for requests longer than model or cache, SpecError
+    for
     a bad trace.
     """
     work, asked = run.inference, run.serving or Serving()

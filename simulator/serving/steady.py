@@ -1,6 +1,7 @@
 """Steady states of a serving instance in closed form, for sweeps and for runs that need no distribution.
 
-With n sequences decoding at mean context c, a step takes t(n, c), and every prompt that joins adds its marginal time m to
+With n sequences decoding at mean context c, a step takes t(n, c), and every prompt that joins adds its marginal time
+m to
 some step of all of them. In the time a request needs for its o tokens n prompts join, so that a token takes
     tpot = t(n, c) + m n / o        and        throughput = n / tpot.
 A closed loop fixes n, up to what the KV cache holds; random arrivals at rate r find n = r o tpot (Little's law), with
@@ -55,7 +56,8 @@ class Server:
         return self.cost.seconds(sequences / ranks, sequences / ranks * self.context, pieces)
 
     def marginal(self, sequences: float, together: int = 1) -> float:
-        """Seconds a prompt adds to the steps of one instance, when `together` of them share steps (a rank each, and more)."""
+        """Seconds a prompt adds to the steps of one instance, when `together` of them share steps (a rank each, and
+        more)."""
         ranks, room = self.budget.data_ranks, self.budget.step_tokens / self.budget.data_ranks
         alone = self.step(sequences)
         done, added = 0.0, 0.0
@@ -97,7 +99,8 @@ def closed_loop(server: Server, concurrency: float) -> Steady:
 
 
 def maximum_load(server: Server, requests: float = inf) -> Steady:
-    """All of `requests` wait from the start, and as many are in flight as fit: waves of them, the last one partly filled.
+    """All of `requests` wait from the start, and as many are in flight as fit: waves of them, the last one partly
+    filled.
 
     Within a wave all decode together and end within a few steps of each other, as requests of one length do.
     """

@@ -3,7 +3,8 @@
 Everything but attention depends on the tokens of a step alone; a decode core on how many sequences decode and how many
 keys they read; a prompt core on the prompt's length. So a step costs
     linear(tokens) + head(rows) + decode(sequences) + key_s x keys + prompts,
-each a piecewise linear table whose nodes are costed together and once. A piece of a chunked prompt costs what the prompt
+each a piecewise linear table whose nodes are costed together and once. A piece of a chunked prompt costs what the
+prompt
 so far costs with it, less what it costs without.
 """
 
@@ -71,7 +72,8 @@ class StepCost:
     """Seconds of the steps of one instance of a run's engine. Counts are those of one attention rank."""
 
     def __init__(self, run: Run, *, offline: bool = False) -> None:
-        """`run` as the user wrote it; `offline` where no client is sent the tokens. Raises InfeasibleError where its split does not divide, SpecError for a precision."""
+        """`run` as the user wrote it; `offline` where no client is sent the tokens. Raises InfeasibleError where its
+        split does not divide, SpecError for a precision."""
         self.run = serving_split(run)
         self.layout: Layout = build_layout(self.run)
         self.machine: Machine = build_machine(run.hardware, serves=True, profile=run.profile)
@@ -103,7 +105,8 @@ class StepCost:
         )
 
     def gpu(self, decodes: float, keys: float, prompts: Sequence[tuple[float, float]] = ()) -> float:
-        """GPU seconds of a step: `decodes` sequences reading `keys` cached tokens in all, and pieces of prompts (new, done)."""
+        """GPU seconds of a step: `decodes` sequences reading `keys` cached tokens in all, and pieces of prompts (new,
+        done)."""
         stages = self.layout.pp
         new = sum(piece for piece, _ in prompts)
         finished = len(prompts)
@@ -118,7 +121,8 @@ class StepCost:
         return seconds
 
     def seconds(self, decodes: float, keys: float, prompts: Sequence[tuple[float, float]] = ()) -> float:
-        """Seconds of a step with the engine's own work: scheduling, per-sequence host time, eager launches of prompts."""
+        """Seconds of a step with the engine's own work: scheduling, per-sequence host time, eager launches of
+        prompts."""
         gpu = self.gpu(decodes, keys, prompts)
         if prompts:
             gpu = hypot(gpu, self.launch_s)

@@ -101,7 +101,8 @@ class PowerCurve(Spec):
     limits_clock: bool
     """False where no throttling is seen (A100 and older)."""
     serves_in_bursts: bool = False
-    """Serving steps alternate compute with memory-bound kernels and stay below the limit, so that GEMMs run unthrottled."""
+    """Serving steps alternate compute with memory-bound kernels and stay below the limit, so that GEMMs run
+    unthrottled."""
     p0_w: float
     pj_per_flop: dict[str, float]
     floor: float

@@ -88,7 +88,8 @@ class Framework(Spec):
     fp8_expert_kernels: float = 0.0
     """Serving: small kernels that the fp8 experts of a layer need beyond others (quantisation of rows by blocks)."""
     data_parallel_attention: bool = False
-    """Serving: MoE models run with expert parallelism and data-parallel attention unless the run states dp_attention."""
+    """Serving: MoE models run with expert parallelism and data-parallel attention unless the run states
+    dp_attention."""
     shared_query_groups: tuple[int, ...] | None = None
     """Serving: query heads per key-value head for which decode attention reads the cache once; None where always."""
     prompt_layer_us: float = 150.0

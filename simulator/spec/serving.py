@@ -13,12 +13,14 @@ Router = Literal["least_loaded", "round_robin"]
 
 
 class Serving(Spec):
-    """Arrivals beyond what the `inference` block says: it names lengths, and a rate or a number of requests in flight."""
+    """Arrivals beyond what the `inference` block says: it names lengths, and a rate or a number of requests in
+    flight."""
 
     requests: Annotated[int, Field(gt=0, lt=2**40)] | None = None
     """How many are simulated; all of a trace, else 1,000."""
     burstiness: Annotated[float, Field(ge=0, le=100)] = 1.0
-    """Coefficient of variation of the gaps between arrivals: 1 is Poisson, 0 even, above 1 bursts (gamma distributed)."""
+    """Coefficient of variation of the gaps between arrivals: 1 is Poisson, 0 even, above 1 bursts (gamma
+    distributed)."""
     trace: str | None = None
     """CSV of arrivals and lengths (arrival_s, input_tokens, output_tokens; or an Azure LLM trace), in place of both."""
     router: Router = "least_loaded"
