@@ -193,7 +193,7 @@ def test_the_largest_batch_fills_what_the_engine_may_take() -> None:
     run = toy.inference()
     (stage,) = inference_memory(prepare_inference(run, "decode", 1.0))
     room = 0.9 * 2**40 - stage.parameters - stage.activations - stage.buffers
-    assert inference_batch(run).max_concurrency == int(room / (96 * 4 * 2 * 128 * 2))
+    assert inference_batch(run).served.fits == int(room / (96 * 4 * 2 * 128 * 2))
 
 
 # Runs that do not fit, and why not.

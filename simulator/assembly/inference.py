@@ -38,7 +38,10 @@ def assemble_inference(batch: Batch) -> Result:
             "memory_gib": memory_record(max(batch.memory, key=lambda stage: stage.total)),
             "all_to_all_bytes_per_gpu": Number.exact(figures.sums.all_to_all_bytes),
             "energy_j": Energy(
-                **{k: timed(v, u.POWER_ERROR, "datasheet") for k, v in zip(Energy.model_fields, parts, strict=True)}
+                **{
+                    k: timed(v, u.SERVING_POWER_ERROR, "datasheet")
+                    for k, v in zip(Energy.model_fields, parts, strict=True)
+                }
             ),
             "graph_density_active": Number.exact(density_active),
             "graph_density_stored": Number.exact(density_stored),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot
 
 from simulator.assembly import uncertainty as u
@@ -140,6 +140,7 @@ def batch_figures(batch: Batch) -> BatchFigures:
     seconds = requests * work.osl / steady.output_tokens_per_s
     steps = work.osl - 1
     errors = {**u.item_errors(costed.machine, b.shapes.precision), "engine": u.HOST_ERROR}
+    u.INFERENCE_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]
     exposed = _both(
         {item: spent * batch.prefills for item, spent in prefill.spent.exposed.items()}, decode.spent.exposed, steps
     )
@@ -157,7 +158,11 @@ def batch_figures(batch: Batch) -> BatchFigures:
         requests=requests,
         sums=sums,
         model_flops=model_flops,
-        joules=step_joules(costed.machine, _load(run, seconds, sums, b.shapes.precision), run.economics.pue),
+        joules=step_joules(
+            costed.machine,
+            replace(_load(run, seconds, sums, b.shapes.precision), waiting=_waiting(batch)),
+            run.economics.pue,
+        ),
         rent=rent_usd(run.hardware.gpus, seconds, run.economics),
         evidence=Evidence(
             errors,
@@ -170,6 +175,15 @@ def batch_figures(batch: Batch) -> BatchFigures:
     )
 
 
+def _waiting(batch: Batch) -> float:
+    """Share of a token's time in which a GPU waits for others: collectives, which nothing hides in serving."""
+    spent = batch.decode[2].spent.exposed
+    return sum(spent.get(item, 0.0) for item in COLLECTIVE_ITEMS) / batch.served.steady.tpot
+
+
+COLLECTIVE_ITEMS = ("tensor_parallel", "expert_tensor_parallel", "all_to_all", "send_recv")
+
+
 def inference_metrics(batch: Batch, figures: BatchFigures) -> dict[str, Number | None]:
     """The leading metrics of inference by their names in a Result; None where a price is missing."""
     run, evidence = batch.decode[0].run, figures.evidence
@@ -177,7 +191,7 @@ def inference_metrics(batch: Batch, figures: BatchFigures) -> dict[str, Number |
     assert work is not None
     tokens, joules, rent = figures.requests * work.osl, figures.joules, figures.rent
     grams, _ = carbon_grams_per_joule(run.economics)
-    whole_power = hypot(evidence.whole, u.POWER_ERROR)
+    whole_power = hypot(evidence.whole, u.SERVING_POWER_ERROR)
     queued = 0.0 if work.batching == "static" else u.QUEUE_ERROR
     return {
         "step_time_s": timed(figures.tpot),
@@ -189,11 +203,11 @@ def inference_metrics(batch: Batch, figures: BatchFigures) -> dict[str, Number |
         "tokens_per_s_per_gpu": timed(tokens / figures.seconds / gpus),
         "max_concurrency": Number.exact(batch.served.fits),
         "peak_memory_gib": peak_memory(batch.memory),
-        "energy_total_j": timed(joules.total, u.POWER_ERROR, "datasheet"),
+        "energy_total_j": timed(joules.total, u.SERVING_POWER_ERROR, "datasheet"),
         "average_power_w_per_gpu": u.limited(
-            joules.device / figures.seconds / gpus, u.POWER_ERROR, run.hardware.device.tdp
+            joules.device / figures.seconds / gpus, u.SERVING_POWER_ERROR, run.hardware.device.tdp
         ),
-        "joules_per_output_token": timed(joules.device / tokens, u.POWER_ERROR, "datasheet"),
+        "joules_per_output_token": timed(joules.device / tokens, u.SERVING_POWER_ERROR, "datasheet"),
         "usd_per_million_output_tokens": timed(rent / tokens * 1e6) if rent is not None else None,
         "cost_usd": timed(rent) if rent is not None else None,
         "carbon_kg": u.number(joules.total * grams / 1e3, hypot(whole_power, u.CARBON_ERROR), "datasheet"),

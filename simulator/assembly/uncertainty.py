@@ -20,10 +20,11 @@ Z90 = 1.645
 HOST_ERROR, NOISE_ERROR = 0.5, 0.5
 MODEL_ERROR = {"dense": 0.045, "moe": 0.085}
 """Standard deviation of log(predicted/measured) beyond operator errors, on quality A of the training table."""
-INFERENCE_ERROR = {"dense": 0.08, "moe": 0.16}
+INFERENCE_ERROR = {"dense": 0.09, "moe": 0.17}
 """The same of serving engines, which differ more from each other: workloads/validation/inference.csv, A and B."""
-QUEUE_ERROR = 0.3
+QUEUE_ERROR = 0.4
 """Of a first token that waits for other requests: who waits for whom depends on clients nobody describes."""
+SERVING_POWER_ERROR = 0.17
 MEMORY_ERROR = 0.05
 POWER_ERROR = 0.12
 CARBON_ERROR = 0.10

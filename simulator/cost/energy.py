@@ -18,8 +18,8 @@ DEFAULT_NETWORK_PJ_PER_BIT = 18.75
 
 
 WAITING_DROP = 0.6
-"""Of the TDP, by which the floor falls for a unit share of waiting: fit of ML.ENERGY v3, workloads/validation/inference.csv.
-Seven eighths of the time that a serving step spends in the host is as busy as the rest: other steps' work is in flight."""
+"""Of the TDP, by which the floor falls for a unit share of waiting: fit of ML.ENERGY v3
+(workloads/validation/inference.csv)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,8 +116,10 @@ class StepCost:
             seconds += self.decode.at(decodes / stages) + self.key_s * keys / stages
             if self._windowed:
                 seconds += decodes / stages * self.window_keys_s(keys / decodes)
-        for piece, done in prompts:
-            seconds += self.prompt.at(done + piece) - self.prompt.at(done)
+        if prompts:  # one kernel a layer reads all of them: its start-up counts once
+            whole = sum(done == 0 for _, done in prompts)
+            seconds += (1 - whole) * self.prompt.at(1.0)
+            seconds += sum(self.prompt.at(done + piece) - self.prompt.at(done) for piece, done in prompts)
         return seconds
 
     def seconds(self, decodes: float, keys: float, prompts: Sequence[tuple[float, float]] = ()) -> float:

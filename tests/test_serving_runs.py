@@ -1,0 +1,117 @@
+"""Runs of kind serving: from a file to a result with what its requests saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from simulator.errors import InfeasibleError, SpecError
+from simulator.graph.expert_traffic import chosen, fullest_rank, touched_experts
+from simulator.result import Result
+from simulator.simulation import simulate
+from simulator.spec.base import data_root
+from simulator.spec.framework import engine_file
+from simulator.spec.run import Run, run_from_mapping
+
+TRACE = str(data_root() / "workloads/traces/chat-swell.csv")
+
+
+def run(*, serving: dict[str, Any] | None = None, gpus: int = 1, **inference: Any) -> Run:
+    return run_from_mapping(
+        {
+            "name": "served",
+            "kind": "serving",
+            "model": "llama3-8b",
+            "hardware": {"device": "h100-sxm", "gpus": gpus},
+            "inference": {"isl": 500, "osl": 100, "framework": "vllm", **inference},
+            "serving": serving or {},
+        }
+    )
+
+
+def values(result: Result) -> Any:
+    assert result.serving is not None
+    return result.serving
+
+
+def test_percentiles_rise_and_the_requests_are_all_there() -> None:
+    result = simulate(run(request_rate=10.0, serving={"requests": 500, "ttft_slo": "60 ms"}))
+    served = values(result)
+    assert result.kind == "serving"
+    assert served.served == 500
+    for latency in (served.ttft_s, served.tpot_s, served.itl_s, served.e2e_s):
+        assert latency.p50.value <= latency.p90.value <= latency.p99.value
+    assert result.ttft_s == served.ttft_s.mean.model_copy(update={})
+    assert served.goodput_requests_per_s.value <= served.requests_per_s.value
+    assert served.requests_per_s.value == pytest.approx(10, rel=0.1)
+    assert served.sustainable_requests_per_s.value > 10
+    assert all(s.arrival_s <= s.start_s <= s.first_token_s <= s.end_s for s in served.requests)
+    assert Result.model_validate_json(result.model_dump_json()) == result
+
+
+def test_the_breakdown_of_a_token_sums_to_it() -> None:
+    result = simulate(run(request_rate=20.0, serving={"requests": 300}))
+    assert result.tpot_s is not None
+    assert sum(item.seconds.value for item in result.breakdown) == pytest.approx(result.tpot_s.value, rel=1e-6)
+    assert any(item.key == "prompts" for item in result.breakdown)
+
+
+def test_two_replicas_serve_twice_as_much() -> None:
+    one, two = (simulate(run(gpus=g, request_rate=10.0, serving={"requests": 100})) for g in (1, 2))
+    assert values(two).instances == 2
+    ratio = values(two).sustainable_requests_per_s.value / values(one).sustainable_requests_per_s.value
+    assert ratio == pytest.approx(2, rel=0.02)
+
+
+def test_a_trace_sets_arrivals_and_lengths() -> None:
+    served = values(simulate(run(gpus=2, serving={"trace": TRACE})))
+    assert served.served == 600
+    assert values(simulate(run(gpus=2, serving={"trace": TRACE, "requests": 50}))).served == 50
+
+
+def test_bursts_wait_longer_than_even_arrivals() -> None:
+    even, bursts = (
+        values(simulate(run(request_rate=30.0, serving={"requests": 600, "burstiness": b}))) for b in (0.0, 3.0)
+    )
+    assert bursts.ttft_s.p99.value > 1.5 * even.ttft_s.p99.value
+
+
+def test_a_closed_loop_of_the_kind_serving() -> None:
+    served = values(simulate(run(concurrency=8, serving={"requests": 80})))
+    assert served.served == 80
+    assert served.sustainable_requests_per_s is not None
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(InfeasibleError, match="requests arrive at 1e\\+04 per second, but at most"):
+        simulate(run(request_rate=10_000.0))
+    with pytest.raises(InfeasibleError, match=r"a request of 9100 tokens .* allow \(8192\)"):
+        simulate(run(isl=9000, request_rate=1.0))
+    with pytest.raises(SpecError, match="a trace has its own arrivals"):
+        run(serving={"trace": TRACE, "burstiness": 2.0})
+    with pytest.raises(SpecError, match="unknown framework 'vlm'. Did you mean 'vllm'"):
+        run(framework="vlm")
+
+
+def test_an_engine_of_a_version_with_a_file_of_its_own() -> None:
+    assert engine_file("trtllm", "0.9.0") == "trtllm-0.9"
+    assert engine_file("trtllm", "0.17") == "trtllm-0"
+    assert engine_file("trtllm", "1.2.0rc6") == engine_file("trtllm", None) == "trtllm"
+
+
+def test_popular_experts_are_touched_first() -> None:
+    """Even popularity is 1 - (1 - k/E)^T of them; skew touches fewer, never an expert twice by one token."""
+    assert touched_experts(128, 8, 0.0, 16) == pytest.approx(128 * (1 - (1 - 8 / 128) ** 16))
+    assert touched_experts(128, 8, 1.0, 16) < touched_experts(128, 8, 0.0, 16)
+    assert touched_experts(8, 2, 1.0, 1e6) == pytest.approx(8)
+    for skew in (0.0, 1.0, 3.0):
+        q = chosen(64, 6, skew)
+        assert q.sum() == pytest.approx(6)
+        assert q.max() <= 1 + 1e-12
+
+
+def test_the_fullest_rank_has_more_than_its_share() -> None:
+    assert fullest_rank(128, 8, 0.0, 8) == 1.0
+    assert fullest_rank(128, 8, 1.0, 1) == 1.0
+    assert 1 < fullest_rank(128, 8, 1.0, 8) < fullest_rank(128, 8, 1.0, 64) <= 64
