@@ -111,8 +111,8 @@ def test_the_cache_is_given_back(reserves: bool) -> None:
 
 def test_a_router_spreads_requests_over_replicas() -> None:
     budget = replace(BUDGET, instances=2)
-    requests = [Request(i, 0.0, 100, 1) for i in range(4)]
     for router in ("least_loaded", "round_robin"):
+        requests = [Request(i, 0.0, 100, 1) for i in range(4)]
         asked = Serving.model_validate({"router": router})
         assert serve(engine(), budget, arrivals=iter(requests), asked=asked).duration == pytest.approx(0.2)
 

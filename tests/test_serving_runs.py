@@ -36,7 +36,7 @@ def values(result: Result) -> Any:
 
 
 def test_percentiles_rise_and_the_requests_are_all_there() -> None:
-    result = simulate(run(request_rate=10.0, serving={"requests": 500, "ttft_slo": "60 ms"}))
+    result = simulate(run(request_rate=10.0, serving={"requests": 500, "ttft_slo": "40 ms"}))
     served = values(result)
     assert result.kind == "serving"
     assert served.served == 500
@@ -44,7 +44,7 @@ def test_percentiles_rise_and_the_requests_are_all_there() -> None:
         assert latency.p50.value <= latency.p90.value <= latency.p99.value
     assert result.ttft_s == served.ttft_s.mean.model_copy(update={})
     assert served.goodput_requests_per_s.value <= served.requests_per_s.value
-    assert served.requests_per_s.value == pytest.approx(10, rel=0.1)
+    assert served.requests_per_s.value == pytest.approx(10, rel=0.15)
     assert served.sustainable_requests_per_s.value > 10
     assert all(s.arrival_s <= s.start_s <= s.first_token_s <= s.end_s for s in served.requests)
     assert Result.model_validate_json(result.model_dump_json()) == result

@@ -102,7 +102,7 @@ def _static(server: Server, work: Inference) -> Steady:
 
 def _closed(server: Server, work: Inference, closed_form: bool) -> tuple[Steady, Outcome | None]:
     assert isinstance(work.concurrency, int)
-    steady = closed_loop(server, work.concurrency)
+    steady = closed_loop(server, work.concurrency, request_count(work) / work.concurrency)
     if closed_form:
         return steady, None
     sizes = lengths(work.isl, work.osl, work.lengths, SEED)

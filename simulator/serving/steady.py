@@ -87,14 +87,17 @@ class Server:
         return step + added * sequences / self.osl, step, added
 
 
-def closed_loop(server: Server, concurrency: float) -> Steady:
-    """`concurrency` requests at once over all instances, each replaced as it ends, lengths spread."""
+def closed_loop(server: Server, concurrency: float, rounds: float = inf) -> Steady:
+    """`concurrency` requests at once over all instances, each replaced as it ends, lengths spread.
+
+    In the first of `rounds` all prompts come together and wait for half of each other.
+    """
     asked = concurrency / server.budget.instances
     flight = min(asked, server.fits)
     if flight < 1:
         raise too_long(server)
     tpot, step, added = server.at(flight)
-    queue = (asked - flight) / flight * server.osl * tpot
+    queue = (asked - flight) / flight * server.osl * tpot + added * flight / 2 / rounds
     return _steady(server, flight, tpot, step, added, queue)
 
 
