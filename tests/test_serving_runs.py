@@ -90,7 +90,7 @@ def test_what_is_refused() -> None:
         simulate(run(isl=9000, request_rate=1.0))
     with pytest.raises(SpecError, match="a trace has its own arrivals"):
         run(serving={"trace": TRACE, "burstiness": 2.0})
-    with pytest.raises(SpecError, match="unknown framework 'vlm'. Did you mean 'vllm'"):
+    with pytest.raises(SpecError, match=r"unknown framework 'vlm'\. Did you mean 'vllm'"):
         run(framework="vlm")
 
 

@@ -60,7 +60,7 @@ def test_a_request_longer_than_the_cache_is_refused() -> None:
 
 
 def test_no_room_for_a_cache_is_refused() -> None:
-    with pytest.raises(InfeasibleError, match="leave no KV cache: they need 132.6 of 79.6 GiB a GPU"):
+    with pytest.raises(InfeasibleError, match=r"leave no KV cache: they need 132\.6 of 79\.6 GiB a GPU"):
         serve_work(run(model="llama3-70b", concurrency=4, batching="continuous"))
 
 
