@@ -18,7 +18,7 @@ from simulator.serving.simulation import Loop, serve
 from simulator.spec.framework import read_framework
 from simulator.spec.serving import Serving
 
-BUDGET = Budget(kv_tokens=1e9, kv_bytes=0.0, sequences=1, step_tokens=10**9, instances=1, data_ranks=1)
+BUDGET = Budget(kv_tokens=1e9, sequences=1, step_tokens=10**9, instances=1, data_ranks=1)
 MILLISECOND = 1e-3
 
 

@@ -61,15 +61,6 @@ def _prefill_activations(b: Build) -> float:
     return tokens * (4 * model.hidden_size + 3 * width / b.layout.tp) * BF16
 
 
-def largest_concurrency(run: Run, b: Build) -> int:
-    """Sequences whose KV cache fits beside the weights, over all replicas, as the engine budgets memory."""
-    assert run.inference is not None
-    capacity = run.hardware.device.memory.capacity * run.defaults.memory_fraction
-    per_sequence = kv_bytes_per_token(run, b.layout) * (run.inference.isl + run.inference.osl)
-    room = min(capacity - stage.parameters - stage.activations - stage.buffers for stage in inference_memory(b))
-    return max(0, int(room / per_sequence)) * b.layout.dp
-
-
 def check_fits(run: Run, memory: list[StageBytes], *, advise: bool = True) -> None:
     """Raise InfeasibleError where the fullest GPU needs more than it has, if `advise` with the nearest change."""
     capacity = run.hardware.device.memory.capacity

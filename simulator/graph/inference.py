@@ -57,9 +57,6 @@ def serving_split(run: Run) -> Run:
     split = run.parallelism
     instance = max(split.tp, split.ep)
     data = split.dp_attention
-    if data is None and run.model.num_experts and run.defaults.data_parallel_attention:
-        data = split.ep == 1 or split.ep == instance
-        split = split.model_copy(update={"ep": instance})
     ranks = instance if data is True else int(data or 1)
     if ranks > 1 and instance % ranks:
         raise InfeasibleError(
@@ -202,7 +199,7 @@ def _experts(b: Build, widths: Widths) -> list[Operator]:
         b.shapes,
         widths,
         b.load,
-        reached=(1 - constants.expert_kernel_loss) * (engine.fp8_experts_reached if eight_bit else 1.0),
+        reached=1 - constants.expert_kernel_loss,
         small_kernels=constants.expert_kernels + (engine.fp8_expert_kernels if eight_bit else 0.0),
     )
 

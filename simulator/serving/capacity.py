@@ -18,8 +18,6 @@ class Budget:
 
     kv_tokens: float
     """Tokens the KV cache holds, over all attention ranks."""
-    kv_bytes: float
-    """Bytes of one GPU left for the KV cache."""
     sequences: int
     step_tokens: int
     instances: int
@@ -48,7 +46,6 @@ def budget(run: Run) -> Budget:
     ranks = data_ranks(layout) if run.model.num_experts else 1
     return Budget(
         kv_tokens=room / kv_bytes_per_token(b.run, layout) * ranks,
-        kv_bytes=room,
         sequences=engine.max_sequences * ranks,
         step_tokens=engine.step_tokens * ranks,
         instances=max(1, layout.dp // ranks),

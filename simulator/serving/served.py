@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
 from math import inf, isinf
+from pathlib import Path
 
 from simulator.errors import InfeasibleError, SpecError
 from simulator.serving.capacity import Budget, budget
@@ -23,6 +24,7 @@ from simulator.serving.steady import (
 )
 from simulator.serving.steps import StepCost
 from simulator.serving.trace import read_trace
+from simulator.spec.base import data_root
 from simulator.spec.run import Run
 from simulator.spec.serving import Serving
 from simulator.spec.workload import Inference
@@ -146,7 +148,7 @@ def serve_requests(run: Run) -> Served:
     count = asked.requests or work.requests or (None if asked.trace else SERVED_REQUESTS)
     longest = min(limits.kv_tokens, float(run.model.max_position_embeddings or inf))
     if asked.trace is not None:
-        outcome = serve(cost, limits, arrivals=read_trace(asked.trace, count, longest), asked=asked)
+        outcome = serve(cost, limits, arrivals=read_trace(trace_file(asked.trace), count, longest), asked=asked)
         if outcome.requests == 0:
             raise SpecError("no request in it", file=asked.trace)
         server = Server(
@@ -166,6 +168,12 @@ def serve_requests(run: Run) -> Served:
         open_loop(server, work.request_rate)  # refuses what can't be sustained
         times = arrival_times(work.request_rate, asked.burstiness, asked.seed)
     return _simulated(server, serve(cost, limits, arrivals=arriving(times, sizes, count), asked=asked))
+
+
+def trace_file(name: str) -> Path:
+    """The file of that path, or the shipped trace of that name."""
+    shipped = data_root() / "workloads/traces" / name
+    return shipped if shipped.is_file() and not Path(name).is_file() else Path(name)
 
 
 SERVED_REQUESTS = 1000

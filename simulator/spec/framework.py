@@ -83,13 +83,8 @@ class Framework(Spec):
     """Serving: time of a request outside the model's steps: HTTP, tokeniser, first response."""
     memory_after_weights: bool = False
     """Serving: `memory_fraction` is of what weights and work space leave free, not of the whole device."""
-    fp8_experts_reached: float = 1.0
-    """Serving: share of the memory rate of other expert kernels that the engine's fp8 ones reach."""
     fp8_expert_kernels: float = 0.0
     """Serving: small kernels that the fp8 experts of a layer need beyond others (quantisation of rows by blocks)."""
-    data_parallel_attention: bool = False
-    """Serving: MoE models run with expert parallelism and data-parallel attention unless the run states
-    dp_attention."""
     shared_query_groups: tuple[int, ...] | None = None
     """Serving: query heads per key-value head for which decode attention reads the cache once; None where always."""
     prompt_layer_us: float = 150.0

@@ -22,7 +22,8 @@ class Serving(Spec):
     """Coefficient of variation of the gaps between arrivals: 1 is Poisson, 0 even, above 1 bursts (gamma
     distributed)."""
     trace: str | None = None
-    """CSV of arrivals and lengths (arrival_s, input_tokens, output_tokens; or an Azure LLM trace), in place of both."""
+    """CSV of arrivals and lengths (arrival_s, input_tokens, output_tokens; or an Azure LLM trace), in place
+    of both: a path, or the name of a file in workloads/traces."""
     router: Router = "least_loaded"
     """Which replica a request goes to."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

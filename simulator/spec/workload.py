@@ -104,17 +104,12 @@ class Inference(Spec):
     framework: str | None = None
     """The serving engine, a name in workloads/frameworks."""
     framework_version: Annotated[str, BeforeValidator(str)] | None = None
-    """Kept for the record; an engine file describes one version."""
-    accepted_drafts: Annotated[float, Field(ge=0, le=16)] = 0.0
-    """Draft tokens accepted per step (speculative decoding with multi-token prediction), of `draft_tokens` checked."""
-    draft_tokens: Annotated[int, Field(ge=0, le=16)] = 0
+    """Finds the file of a version, where the catalog has one: trtllm-0 for 0.17."""
 
     @model_validator(mode="after")
     def _rules(self) -> Inference:
         if self.batching == "static" and (self.request_rate is not None or self.concurrency == "max"):
             raise ValueError("requests that arrive or fill the memory need batching: continuous")
-        if self.accepted_drafts > self.draft_tokens:
-            raise ValueError(f"accepted_drafts {self.accepted_drafts:g} can't exceed draft_tokens {self.draft_tokens}")
         return self
 
     @property
