@@ -28,7 +28,8 @@ EAGER_RMSNORM_BYTES, EAGER_ROPE_BYTES = 36.0, 20.0
 for an RMSNorm; to float (6), complex product (8), back (6) for a rotation. LayerNorm is one kernel in eager torch
 too."""
 SCORE_BYTES_FORWARD, SCORE_BYTES_BACKWARD = 10.0, 14.0
-"""Per attention score without a fused kernel: scale, mask, softmax, dropout with its mask (Megatron-LM 2021)."""
+"""Per attention score without a fused kernel: scale, mask, softmax, dropout with its mask (Megatron-LM 2021). Counting
+its kernels gives 9 and 13; a tenth more fits the training steps of workloads/validation/training.csv."""
 EAGER_FACTOR = 1.4
 """Bytes of unfused elementwise operators over fused ones: each step of a chain goes through HBM."""
 
