@@ -23,8 +23,8 @@ FUSED_PERMUTE_BYTES = 4.0
 ROUTER_BYTES = 8.0
 """Per token and expert: logits in fp32, softmax and top-k passes."""
 EXPERT_BIAS_BYTES = 18.0
-"""Per row and expert column where experts have biases: adding them, clamping and gating in kernels of their own, about five
-passes in bf16. The number is a fit to the gpt-oss steps of workloads/validation/training.csv."""
+"""Per row and expert column where experts have biases: adding them, clamping and gating in kernels of their own, about
+five passes in bf16. The number is a fit to the gpt-oss steps of workloads/validation/training.csv."""
 
 
 @dataclass(frozen=True, slots=True)
