@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from simulator.graph.graph import Phase, Program
-from simulator.graph.operator import Collective, Operator
+from simulator.graph.operator import Collective, Gemm, Operator
 
 if TYPE_CHECKING:
     from simulator.graph.programs import Rank
@@ -27,7 +27,7 @@ def hide(
     settings, c = rank.layout.settings, rank.constants
     serial: list[Operator] = []
     background: list[Operator] = []
-    for operator in operators:
+    for operator in _in_pieces(operators) if settings.tp_overlap else operators:
         hidden = 0.0
         match operator.item:
             case "tensor_parallel" if settings.tp_overlap:
@@ -55,6 +55,31 @@ def hide(
             serial.append(operator)
     waits = launches > 0 and rank.routing.dropless is not False and rank.routing.capacity_factor is None
     return Program(name, phase, tuple(serial), tuple(background), modules, launches, waits)
+
+
+def _in_pieces(operators: list[Operator]) -> list[Operator]:
+    """The operators with each GEMM that runs beside a tensor-parallel collective cut into one product a rank.
+
+    A rank's piece is multiplied while the next one travels (the ring exchange of Transformer Engine's user buffers,
+    PyTorch's asynchronous tensor parallelism), so every piece reads the weights again and has fewer rows. That is the
+    GEMM after an all-gather or before a reduce-scatter; a sum of input gradients runs beside the weight gradient, which
+    stays whole.
+    """
+    out = list(operators)
+    for place, operator in enumerate(operators):
+        work = operator.work
+        if not isinstance(work, Collective) or operator.item != "tensor_parallel" or _reduces_input_gradient(operator):
+            continue
+        beside = range(place + 1, len(out)) if work.kind == "all_gather" else range(place - 1, -1, -1)
+        for number in beside:
+            near = out[number]
+            if isinstance(near.work, Collective):
+                break
+            if isinstance(near.work, Gemm):
+                piece = near.work._replace(m=near.work.m / work.group.size)
+                out[number] = near._replace(work=piece, calls=near.calls * work.group.size)
+                break
+    return out
 
 
 def _reduces_input_gradient(operator: Operator) -> bool:

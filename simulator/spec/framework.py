@@ -43,7 +43,7 @@ class Framework(Spec):
     a2a_overlap_graphed: bool = False
     """Recipes with a full-iteration CUDA graph also overlap the all-to-all of two micro-batches."""
     tp_overlap: bool = False
-    tp_overlap_hidden: float = 0.97
+    tp_overlap_hidden: float = 1.0
     """Share of an overlapped tensor-parallel collective that hides behind its GEMM."""
     async_tensor_gradients: bool = False
     """The sum of a column-parallel GEMM's input gradient runs beside its weight gradient (Megatron-LM since 2021)."""
