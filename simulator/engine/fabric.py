@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cost.machine import Machine
-from simulator.engine.folding import LEAF_NODES, port_bandwidth, upper_name
-from simulator.spec.hardware import Hardware, torus_shape
+from simulator.engine.folding import port_bandwidth, upper_name
+from simulator.spec.hardware import LEAF_NODES, Hardware, torus_shape
 
 Indices = NDArray[np.int64]
 

@@ -18,9 +18,7 @@ from simulator.cost.collective import sent_bytes, transfer_seconds
 from simulator.cost.machine import Machine
 from simulator.engine.flows import Load, Transfer
 from simulator.graph.operator import Collective, Operator
-
-LEAF_NODES = 32
-"""Nodes under one leaf of a tree, or in one group of a dragonfly: a scalable unit of NVIDIA's DGX H100 SuperPOD."""
+from simulator.spec.hardware import LEAF_NODES
 
 
 class Direction(NamedTuple):

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, mo
 
 from simulator.errors import SpecError, nearest
 from simulator.spec.base import Document, Spec, first_error
+from simulator.spec.faults import Fault, Stragglers
 from simulator.spec.inheritance import Kind, expand, load
 from simulator.units import Bandwidth, EnergyPerBit, Frequency, Power, Rate, Size, Time
 
@@ -50,7 +51,8 @@ _DEVICE_SOURCES = {
 }  # fmt: skip
 _NETWORK_SOURCES = {
     "bandwidth": "link", "nics_per_node": "link", "links_per_gpu": "link", "topology": "link",
-    "oversubscription": "link", "latency": "latency", "link_energy": "energy",
+    "oversubscription": "link", "planes": "link", "pods": "link", "routing": "link", "latency": "latency",
+    "link_energy": "energy",
 }  # fmt: skip
 
 
@@ -137,6 +139,19 @@ class Device(Spec):
         return self.source.get(_DEVICE_SOURCES[field], "not stated")  # type: ignore[call-overload, no-any-return]
 
 
+LEAF_NODES = 32
+"""Nodes under one leaf of a tree, or in one group of a dragonfly: a scalable unit of NVIDIA's DGX H100 SuperPOD."""
+
+
+class Pods(Spec):
+    """Parts of a cluster with a network of their own, and less bandwidth between them."""
+
+    nodes: Annotated[int, Field(ge=1)]
+    """Nodes of one pod."""
+    oversubscription: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    """Bandwidth that enters the top of a pod's tree over what leaves it for other pods: 7 in Llama 3's cluster."""
+
+
 class Network(Spec):
     """What joins the nodes.
 
@@ -153,6 +168,12 @@ class Network(Spec):
     links_per_gpu: Annotated[int, Field(ge=1)] | None = None
     latency: Time = 0.0
     oversubscription: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    planes: Annotated[int, Field(ge=1)] | None = None
+    """Trees of their own that a node's ports are dealt to. Absent: one for each port of a rail-optimised tree, else
+    1."""
+    pods: Pods | None = None
+    routing: Literal["adaptive", "ecmp"] = "adaptive"
+    """How a tree's paths are chosen: by load, packet by packet, or by a hash of each flow, so that some collide."""
     link_energy: EnergyPerBit | None = None
     notes: str = ""
     source: dict[Literal["link", "latency", "energy"], str] = Field(default_factory=dict)
@@ -168,6 +189,15 @@ class Network(Spec):
             raise ValueError("a torus needs links_per_gpu, and no nics_per_node")
         elif self.kind != "torus" and not (self.nics_per_node and not self.links_per_gpu):
             raise ValueError(f"a network of kind '{self.kind}' needs nics_per_node, and no links_per_gpu")
+        return self
+
+    @model_validator(mode="after")
+    def _planes_share_the_ports(self) -> Self:
+        ports, planes = self.nics_per_node or 1, self.planes or 1
+        if self.planes is not None and self.topology == "rail-optimised-fat-tree" and planes != ports:
+            raise ValueError(f"a rail-optimised tree has one plane for each of its {ports} ports; planes is {planes}")
+        if ports % planes:
+            raise ValueError(f"planes ({planes}) must divide nics_per_node ({ports})")
         return self
 
     def __hash__(self) -> int:
@@ -221,6 +251,10 @@ class Hardware(Spec):
     gpus: Annotated[int, Field(ge=1, le=MAX_GPUS)]
     gpus_per_node: Annotated[int, Field(ge=1)] = Field(default_factory=_usual_node)
     network: Annotated[Network, *_reader(NETWORKS)] = Field(default_factory=_usual_network)
+    faults: tuple[Fault, ...] = ()
+    """Links and GPUs that do less than they should."""
+    stragglers: Stragglers | None = None
+    """How unevenly the GPUs compute."""
 
     @model_validator(mode="before")
     @classmethod
@@ -243,6 +277,18 @@ class Hardware(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _faults_are_of_this_machine(self) -> Self:
+        ports = self.network.nics_per_node or 0
+        there = {"gpu": self.gpus, "node": self.nodes if ports else 0, "port": ports, "leaf": self.leaves}
+        for number, fault in enumerate(self.faults):
+            for name, count in there.items():
+                index = getattr(fault, name)
+                if index is not None and index >= count:
+                    has = f"{count} of them, numbered from 0" if count else "none"
+                    raise ValueError(f"fault {number} is at {name} {index}, but this machine has {has}")
+        return self
+
     @property
     def nodes(self) -> int:
         """Machines; the last may be partly used where the run fits into one."""
@@ -254,6 +300,19 @@ class Hardware(Spec):
         device = self.device
         spans_nodes = device.scale_up.domain > device.node.gpus
         return min(self.gpus, device.scale_up.domain if spans_nodes else self.gpus_per_node)
+
+    @property
+    def planes(self) -> int:
+        """Trees of their own that the network ports of a node are dealt to, port k to plane k mod planes."""
+        network = self.network
+        return network.nics_per_node or 1 if network.topology == "rail-optimised-fat-tree" else network.planes or 1
+
+    @property
+    def leaves(self) -> int:
+        """Leaf switches of a tree (groups of a dragonfly): one for each plane and each LEAF_NODES nodes."""
+        if not self.network.nics_per_node or self.gpus <= self.scale_up_domain:
+            return 0
+        return ceil(self.nodes / LEAF_NODES) * self.planes
 
     @property
     def node_bandwidth_per_gpu(self) -> float:
