@@ -105,7 +105,7 @@ def inference_batch(run: Run, *, check: bool = True, advise: bool = True, closed
     """
     work = run.inference
     assert work is not None
-    machine = build_machine(run.hardware, serves=True, profile=run.profile)
+    machine = build_machine(run.hardware, serves=True, profile=run.profile, engine=run.software)
     if check and run.kind == "inference" and work.batching == "static":
         check_fits(run, inference_memory(prepare_inference(run, "decode", 1.0)), advise=advise)
     served = serve_requests(run) if run.kind == "serving" else serve_work(run, closed_form=closed_form)

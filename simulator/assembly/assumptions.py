@@ -7,10 +7,9 @@ from typing import Literal
 
 from simulator.assembly.items import style
 from simulator.assembly.totals import StageTotals
-from simulator.assembly.uncertainty import Z90
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.goodput import checkpoint_interval, goodput, mean_time_between_failures
-from simulator.cost.measured import gemm_fit
+from simulator.cost.measured import timed_by
 from simulator.graph.builder import Build
 from simulator.graph.operator import Attention, Collective, Gemm, WeightGrad
 from simulator.result import Assumption, BasisRow
@@ -108,12 +107,12 @@ def basis_rows(costed: CostedGraph, stages: Sequence[StageTotals]) -> list[Basis
         if seconds <= 0:
             continue
         error, count, source = _evidence(costed, work)
-        fit = gemm_fit(costed.machine, work)
+        timed = timed_by(costed.machine, work)
         rows.append(
             BasisRow(
                 kind=style(item).label,
                 share_of_step=seconds / everything,
-                basis=costed.machine.curves.basis if fit is None else "interpolated",
+                basis=costed.machine.curves.basis if timed is None else timed.basis,
                 measurements=count,
                 relative_error=error,
                 source=source,
@@ -124,15 +123,14 @@ def basis_rows(costed: CostedGraph, stages: Sequence[StageTotals]) -> list[Basis
 
 def _evidence(costed: CostedGraph, work: object) -> tuple[float, int, str]:
     curves = costed.machine.curves
+    timed = timed_by(costed.machine, work)
+    if timed is not None:
+        fit = timed.fit
+        carried = f", carried over from {fit.carried_from}" if fit.carried_from else ""
+        source = f"{fit.kernel}, {fit.library} {fit.version}: {fit.source}{carried}"
+        return timed.relative_error, fit.measurements, source
     match work:
         case Gemm() | WeightGrad():
-            fit = gemm_fit(costed.machine, work)
-            if fit is not None:
-                return (
-                    fit.spread.inside / Z90,
-                    fit.measurements,
-                    f"{fit.kernel}, {fit.library} {fit.version}: {fit.source}",
-                )
             curve = costed.machine.gemm(work.precision).curve
             return curve.relative_error, curve.measurements, curve.source
         case Attention():

@@ -85,7 +85,8 @@ def frame(b: Build, costed: CostedGraph, stages: Sequence[StageTotals], engine: 
             version=__version__,
             engine=engine,
             certificate=certificate or "certified: no two transfers can share a link",
-            profile=f"{costed.machine.curves.name} priors" + (f", profile {run.profile}" if run.profile else ""),
+            profile=f"{costed.machine.curves.name} priors"
+            + (f", profile {run.profile}" if run.profile != "none" else ""),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds_to_simulate=0.0,
         ),

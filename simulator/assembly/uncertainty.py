@@ -12,7 +12,7 @@ from functools import lru_cache
 from math import exp, sqrt
 
 from simulator.cost.machine import Machine
-from simulator.cost.measured import WIDE
+from simulator.cost.measured import DTYPES
 from simulator.result import Basis, Number
 
 Z90 = 1.645
@@ -90,7 +90,7 @@ PROFILED = frozenset({"expert_gemm", "ffn_gemm", "attention_projection", "logits
 def basis_of(machine: Machine, precision: str, seconds: Mapping[str, float]) -> Basis:
     """What a time made of these items rests on: the weakest label that carries at least 10 % of it."""
     shares: dict[Basis, float] = {}
-    measured = machine.profile is not None and precision in WIDE
+    measured = machine.evidence is not None and precision in DTYPES
     for item, value in seconds.items():
         label: Basis = "interpolated" if measured and item in PROFILED else machine.curves.basis
         shares[label] = shares.get(label, 0.0) + value

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.cost.collective import collective_seconds
-from simulator.cost.compute import attention_seconds, host_transfer_seconds, traffic_seconds
+from simulator.cost.compute import host_transfer_seconds, traffic_seconds
 from simulator.cost.machine import Machine
-from simulator.cost.measured import profiled_gemm_seconds
+from simulator.cost.measured import (
+    measured_attention_seconds,
+    measured_collective_seconds,
+    measured_gemm_seconds,
+)
 from simulator.graph.graph import OperatorGraph, Program
 from simulator.graph.operator import Attention, Collective, Gemm, HostTransfer, Operator, Traffic, WeightGrad, Work
 from simulator.spec.constants import Constants, read_constants
@@ -42,6 +45,12 @@ class CostedGraph:
     programs: dict[Program, CostedProgram]
     ends: tuple[dict[str, float], ...]
     send: float
+    machines: tuple[Machine, ...] = ()
+    """The machine as the ranks of each stage see it, where they differ."""
+
+    def machine_of(self, stage: int) -> Machine:
+        """The machine as the ranks of a stage see it."""
+        return self.machines[stage] if self.machines else self.machine
 
     def of(self, program: Program) -> CostedProgram:
         """The costs of one of the graph's programs."""
@@ -54,11 +63,11 @@ FREQUENT = frozenset({"tensor_parallel", "expert_tensor_parallel"})
 
 # Which function costs which kind of work; each takes (machine, work) pairs and returns seconds.
 _COSTS: tuple[tuple[tuple[type, ...], Callable[[Any], NDArray[np.float64]]], ...] = (
-    ((Gemm, WeightGrad), profiled_gemm_seconds),
-    ((Attention,), attention_seconds),
+    ((Gemm, WeightGrad), measured_gemm_seconds),
+    ((Attention,), measured_attention_seconds),
     ((Traffic,), traffic_seconds),
     ((HostTransfer,), host_transfer_seconds),
-    ((Collective,), collective_seconds),
+    ((Collective,), measured_collective_seconds),
 )
 
 

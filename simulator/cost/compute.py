@@ -48,16 +48,10 @@ def _gemm_row(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, ...]:
     A batched GEMM is one kernel over all its groups; a grouped one schedules them apart.
     """
     rate = machine.gemm(work.precision)
-    apart = work.grouped in ("host", "device") and work.groups > 1
-    groups = work.groups if apart else 1.0
+    groups, group_s, loss = grouping(machine, work)
     depth = work.k if isinstance(work, Gemm) else work.m / work.groups
     curve = machine.curves.grouped
-    group_s, loss = 0.0, 0.0
     reached = work.reached if isinstance(work, Gemm) else 1.0
-    if apart:
-        on_device = work.grouped == "device"
-        group_s = (curve.device_group_us if on_device else curve.group_us) * US
-        loss = curve.loss * (curve.device_loss_share if on_device else 1.0)
     return (
         depth,
         work.flops / groups,
@@ -71,6 +65,17 @@ def _gemm_row(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, ...]:
         group_s,
         loss,
     )
+
+
+def grouping(machine: Machine, work: Gemm | WeightGrad) -> tuple[float, float, float]:
+    """(groups run apart, seconds to start one, loss with many) of a grouped GEMM; (1, 0, 0) of a plain or batched
+    one.
+    """
+    if not work.grouped or work.groups <= 1:
+        return 1.0, 0.0, 0.0
+    curve, on_device = machine.curves.grouped, work.grouped == "device"
+    group_s = (curve.device_group_us if on_device else curve.group_us) * US
+    return work.groups, group_s, curve.loss * (curve.device_loss_share if on_device else 1.0)
 
 
 def _expansion_bytes(machine: Machine, work: Gemm | WeightGrad, bandwidth: float) -> float:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from simulator.spec.curves import Curves, GemmCurve, read_priors
+from simulator.spec.evidence import NONE, Evidence, evidence
 from simulator.spec.hardware import Hardware
-from simulator.spec.profile import Profile, read_profile
 from simulator.units import US
 
 THROTTLE_EXPONENT = 4.0
@@ -36,8 +36,10 @@ class Machine:
     curves: Curves
     serves: bool = False
     """It runs the steps of a serving engine, on which the power limit may not bear."""
-    profile: Profile | None = None
+    evidence: Evidence | None = None
     """Measured timings that replace the curves where they cover an operator."""
+    library: str = ""
+    """The serving engine whose kernels it runs, as measured tables name it; empty in training."""
 
     def sustained(self, precision: str, rate: float) -> float:
         """FLOP/s of a long kernel that could reach `rate` if power did not limit the clock.
@@ -102,11 +104,11 @@ def _gemm_rate(machine: Machine, precision: str) -> GemmRate:
 
 
 @lru_cache(maxsize=256)
-def build_machine(hardware: Hardware, *, serves: bool = False, profile: str | None = None) -> Machine:
-    """The machine of a run: its hardware with the priors of its architecture, and the named profile of its device.
+def build_machine(hardware: Hardware, *, serves: bool = False, profile: str = NONE, engine: str = "") -> Machine:
+    """The machine of a run: its hardware with the priors of its architecture, and what was measured (`evidence`).
 
     Runs on the same hardware share it. Raises SpecError and CalibrationError for a profile that is wrong or damaged.
     """
     device = hardware.device
-    measured = None if profile is None else read_profile(profile, device=device.extends or device.name)
-    return Machine(hardware, read_priors(device.architecture), serves, measured)
+    library = engine.split("-")[0]  # `trtllm-0.9` is a release of trtllm
+    return Machine(hardware, read_priors(device.architecture), serves, evidence(device, profile), library)

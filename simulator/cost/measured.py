@@ -1,51 +1,211 @@
-"""GEMM times from a calibrated profile, where a run names one and the profile covers the shape's precision.
+"""Seconds of operators from measured fits, where a run's evidence covers them; from the curves elsewhere.
 
-Profiles hold kernels timed alone at burst clocks; the power limit bends their peak as it bends the priors'. Plain
-GEMMs in 16 bits are taken from the profile: low-precision ones were timed together with the quantisation that a
-training recipe does elsewhere, grouped ones on inference shapes.
+What is measured are forward kernels timed alone. The rest follows from them:
+* the gradients of a GEMM are GEMMs of their own shapes;
+* a grouped GEMM runs g times the GEMM of one group, with the start-up and loss of the curves;
+* the backward pass of attention does 2.5 times the FLOPs at the rate of the forward one times the published ratio of
+  the two (FlashAttention-2 and -3, the curves' `backward` over `forward`);
+* attention of a shape that wasn't measured as such (a context-parallel share, heads whose keys and values differ) runs
+  at the rate of whole sequences of that length.
+Kernels were timed in bursts; the power limit bends their peak as it bends the curves'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from simulator.cost.compute import Array, gemm_seconds
+from simulator.cost.collective import collective_seconds
+from simulator.cost.compute import Array, attention_seconds, gemm_seconds, grouping
 from simulator.cost.machine import Machine
-from simulator.graph.operator import Gemm, WeightGrad
+from simulator.graph.operator import Attention, Collective, Gemm, WeightGrad
+from simulator.result import Basis
+from simulator.spec.evidence import Found
+from simulator.spec.forms import COLUMNS, K_CAP, K_UNIT
 from simulator.spec.profile import Fit
+from simulator.units import US
 
-WIDE = frozenset({"bf16", "fp16"})
-PROFILE_DTYPE = "bf16"
+DTYPES = {
+    "bf16": "bf16",
+    "fp16": "bf16",
+    "fp8": "fp8",
+    "mxfp8": "fp8",
+    "fp8_block": "fp8_block",
+    "nvfp4": "nvfp4",
+    "fp4": "nvfp4",
+}
+"""Run precision -> the measured format whose kernels have its rate."""
+KERNELS = {
+    "flash2": ("vllm_flash_attn", "vllm_flash_attn_fa2", "flash_attention"),
+    "flash3": ("vllm_flash_attn_fa3", "fa3"),
+    "cudnn": ("torch_flow", "trtllm_mha", "vllm_flashinfer_trtllmprefill"),
+}
+"""Attention kernels of training -> the measured kernels of that generation: TensorRT-LLM's fused ones stand for
+cuDNN's."""
 
 
-def profiled_gemm_seconds(works: Sequence[tuple[Machine, Gemm | WeightGrad]]) -> Array:
-    """Seconds of GEMMs: from the machine's profile where it has one that covers them, else from the curves."""
+DIRECT_ALL_REDUCE = "vllm_custom_graph"
+"""The measured all-reduce over peer memory that stands for those of serving engines."""
+
+
+class Shaped(NamedTuple):
+    """A work with the fit that times it and its shape in the fit's columns."""
+
+    found: Found
+    shape: tuple[float, ...]
+
+
+def measured_gemm_seconds(works: Sequence[tuple[Machine, Gemm | WeightGrad]]) -> Array:
+    """Seconds of GEMMs and weight gradients on their machines, each if alone on the GPU."""
     seconds = gemm_seconds(works)
-    chosen: dict[int, list[int]] = {}
-    for place, (machine, work) in enumerate(works):
-        if gemm_fit(machine, work) is not None:
-            chosen.setdefault(id(machine), []).append(place)
-    for places in chosen.values():
+    for found, places, columns in _by_fit(works, _gemm):
         machine = works[places[0]][0]
-        assert machine.profile is not None
-        m, n, k = np.array([_shape(works[place][1]) for place in places], dtype=np.float64).T
-        limit = machine.power_limit(PROFILE_DTYPE)
-        seconds[places] = machine.profile.gemm_seconds(PROFILE_DTYPE, m, n, k, rate_limit=limit).seconds
+        m, n, k = columns
+        limit = machine.power_limit(works[places[0]][1].precision)
+        model = found.model if machine.serves else found.model.unquantised()
+        alone = model.predict({"m": m, "n": n, "k": k}, limit).seconds
+        overhead = _overhead(found.fit.parameters, k)
+        groups, group_s, loss = np.array([grouping(machine, works[i][1]) for i in places]).T
+        seconds[places] = groups * (alone - overhead + group_s) / (1 - loss * (1 - 1 / groups)) + overhead
     return seconds
 
 
-def gemm_fit(machine: Machine, work: object) -> Fit | None:
-    """The profile's fit that times this GEMM; None where the curves do."""
-    if machine.profile is None or not isinstance(work, Gemm | WeightGrad):
-        return None
-    if work.precision not in WIDE or work.grouped or work.groups > 1:
-        return None
-    fits = machine.profile.find("gemm", PROFILE_DTYPE)
-    return fits[0] if fits else None
+def _overhead(parameters: Mapping[str, float], k: Array) -> Array:
+    """Seconds of a GEMM that don't grow with its groups: launch, and the depth of its pipeline."""
+    return (parameters["t0_us"] + parameters["tk_us"] * np.minimum(k, K_CAP) / K_UNIT) * US
 
 
-def _shape(work: Gemm | WeightGrad) -> tuple[float, float, float]:
-    """(rows, columns, depth) of the product."""
-    return (work.m, work.n, work.k) if isinstance(work, Gemm) else (work.n, work.k, work.m)
+def _gemm(machine: Machine, work: Gemm | WeightGrad) -> Shaped | None:
+    assert machine.evidence is not None
+    if work.groups > 1 and not work.grouped:
+        return None  # batched kernels were not measured
+    dtype = DTYPES.get(work.precision)
+    if isinstance(work, Gemm):
+        if work.weight_bytes < 1 <= work.row_bytes:
+            dtype = "int4_weights"
+        shape = work.m / work.groups, work.n, work.k
+    else:
+        shape = work.n, work.k, work.m / work.groups
+    found = dtype and machine.evidence.find("gemm", dtype, library=machine.library)
+    return Shaped(found, shape) if found else None
+
+
+def measured_attention_seconds(works: Sequence[tuple[Machine, Attention]]) -> Array:
+    """Seconds of fused attention kernels."""
+    seconds = attention_seconds(works)
+    for found, places, columns in _by_fit(works, _attention):
+        names = ("batch", "seq", "heads", "kv_heads", "head_dim", "window")
+        machine, first = works[places[0]]
+        limit = None if first.decode else machine.power_limit(first.precision)
+        shape = dict(zip(names, columns, strict=True))
+        alone = found.model.predict(shape, limit).seconds
+        if first.decode:
+            seconds[places] = alone
+            continue
+        share = np.array([work.flops for _, work in (works[i] for i in places)]) / _whole_flops(shape)
+        seconds[places] = alone * share * np.array([_slower(*works[i]) for i in places])
+    return seconds
+
+
+def _attention(machine: Machine, work: Attention) -> Shaped | None:
+    assert machine.evidence is not None
+    if work.kernel in ("unfused", "flash1") or work.sequences <= 0 or work.length <= 0 or work.precision not in DTYPES:
+        return None
+    dtype = "fp8_cache" if work.cache_bytes < 2 else "bf16"
+    kernels = () if machine.serves else KERNELS[work.kernel]
+    op = "decode" if work.decode else "prefill"
+    found = machine.evidence.find(op, dtype, library=machine.library, kernels=kernels)
+    if found is None or (work.decode and work.latent):
+        return None
+    batch = work.sequences if work.decode else max(1.0, work.sequences)
+    return Shaped(found, (batch, work.length, work.heads, work.kv_heads, work.head_dim, work.window))
+
+
+def _whole_flops(shape: Mapping[str, Array]) -> Array:
+    """FLOPs of causal attention over whole sequences, under the window."""
+    length = shape["seq"]
+    seen = np.where(shape["window"] > 0, np.minimum(shape["window"], length), length)
+    pairs = seen * (seen + 1) / 2 + (length - seen) * seen
+    flops: Array = 4.0 * shape["batch"] * shape["heads"] * shape["head_dim"] * pairs
+    return flops
+
+
+def _slower(machine: Machine, work: Attention) -> float:
+    """Time for each FLOP over that of the forward kernel."""
+    curve = machine.curves.attention[work.kernel]
+    return 1.0 if work.phase == "forward" else curve.forward / curve.backward
+
+
+def measured_collective_seconds(works: Sequence[tuple[Machine, Collective]]) -> Array:
+    """Seconds of collectives: NCCL's measured curves inside a scale-up domain, and the engine's own all-reduce where it
+    is faster."""
+    seconds = collective_seconds(works)
+    for i, (machine, work) in enumerate(works):
+        found = _curve(machine, work)
+        if found is not None:
+            seconds[i] = _curve_seconds(found, work)
+    return seconds
+
+
+def _curve(machine: Machine, work: Collective) -> Found | None:
+    """The fastest measured kernel of a collective; None across domains, and where nothing is sent."""
+    if machine.evidence is None or work.group.size == 1 or work.group.domains > 1 or not work.bytes:
+        return None
+    if work.kind in ("send_recv", "all_to_all"):
+        return None  # not measured; an exchange of experts is sized by what leaves a rank
+    kernels = ("nccl", DIRECT_ALL_REDUCE) if work.direct else ("nccl",)
+    found = [machine.evidence.find(work.kind, "bytes", kernels=(kernel,)) for kernel in kernels]
+    return min((one for one in found if one), key=lambda one: _curve_seconds(one, work), default=None)
+
+
+def _curve_seconds(found: Found, work: Collective) -> float:
+    kind, kernel = work.kind, found.fit.kernel
+    return float(found.profile.collective_seconds(kind, work.bytes, work.group.size, kernel=kernel).seconds[0])
+
+
+class Timed(NamedTuple):
+    """The fit that times a work, what it rests on at the work's shape, and its relative standard error there."""
+
+    fit: Fit
+    basis: Basis
+    relative_error: float
+
+
+def timed_by(machine: Machine, work: object) -> Timed | None:
+    """What times a work; None where the curves do."""
+    if machine.evidence is None:
+        return None
+    match work:
+        case Gemm() | WeightGrad():
+            shaped = _gemm(machine, work)
+        case Attention():
+            shaped = _attention(machine, work)
+        case Collective():
+            curve = _curve(machine, work)
+            shaped = Shaped(curve, (work.bytes, float(work.group.size))) if curve else None
+        case _:
+            return None
+    if shaped is None:
+        return None
+    fit = shaped.found.fit
+    predicted = shaped.found.model.predict(dict(zip(COLUMNS[fit.op], shaped.shape, strict=True)))
+    return Timed(fit, predicted.basis[0], float(predicted.relative_error[0]))
+
+
+def _by_fit(
+    works: Sequence[tuple[Machine, Any]], find: Callable[[Machine, Any], Shaped | None]
+) -> list[tuple[Found, list[int], Array]]:
+    """Works that share a machine and a fit: the fit, their places, and their shapes as columns."""
+    groups: dict[tuple[int, int], tuple[Found, list[int], list[tuple[float, ...]]]] = {}
+    for place, (machine, work) in enumerate(works):
+        if machine.evidence is None:
+            continue
+        shaped = find(machine, work)
+        if shaped is not None:
+            key = id(machine), id(shaped.found)
+            _, places, shapes = groups.setdefault(key, (shaped.found, [], []))
+            places.append(place)
+            shapes.append(shaped.shape)
+    return [(found, places, np.array(shapes, dtype=np.float64).T) for found, places, shapes in groups.values()]

@@ -111,7 +111,11 @@ class WeightGrad(NamedTuple):
 
 class Attention(NamedTuple):
     """A fused attention kernel. `flops` is the work done (causal and window counted once), `seq` keys per query
-    block."""
+    block.
+
+    `sequences` of `length` tokens, or caches of `length` keys in decode, with `heads` and `kv_heads` on this rank;
+    `window` is 0 where all keys are seen.
+    """
 
     flops: float
     bytes: float
@@ -121,6 +125,14 @@ class Attention(NamedTuple):
     kernel: str
     precision: str = "bf16"
     decode: bool = False
+    sequences: float = 0.0
+    length: float = 0.0
+    heads: float = 0.0
+    kv_heads: float = 0.0
+    window: float = 0.0
+    cache_bytes: float = 2.0
+    latent: bool = False
+    """Multi-head latent attention: keys and values of a head have different widths, a cache holds latents."""
 
 
 class Traffic(NamedTuple):

@@ -189,7 +189,21 @@ def _core(s: Shapes, window: int | None, *, causal: bool) -> list[Operator]:
     moved = s.tokens * (heads * (query_dim + value_dim) + _key_value_width(s)) * ACTIVATION_BYTES
     seen = s.context if window is None else min(window, s.context)
     head_dim = (query_dim + value_dim) / 2
-    work = Attention(flops, moved, seen, head_dim, "forward", layout.settings.attention, wide(s.precision))
+    work = Attention(
+        flops,
+        moved,
+        seen,
+        head_dim,
+        "forward",
+        layout.settings.attention,
+        wide(s.precision),
+        sequences=s.tokens / s.context,
+        length=s.context,
+        heads=heads,
+        kv_heads=max(model.num_key_value_heads / layout.tp, 1.0),
+        window=float(window or 0),
+        latent=model.is_mla,
+    )
     return [Operator("attention core", "attention_core", work, module="core_attn")]
 
 

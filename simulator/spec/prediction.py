@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +46,11 @@ class FittedModel:
     per_octave: float
     transferred: bool = False
     """Whether it was measured on another device."""
+
+    def unquantised(self) -> FittedModel:
+        """The same kernel on rows that come in its precision: without the time to bring them down."""
+        rest = {name: value for name, value in self.parameters.items() if name not in ("tq_us", "eq")}
+        return replace(self, parameters=rest)
 
     def predict(self, shape: Mapping[str, ArrayLike], rate_limit: float | None = None) -> Prediction:
         """Seconds of the shapes, whose columns broadcast against each other.

@@ -1,0 +1,105 @@
+"""Which measured fit stands for an operation on a device: of the device itself, of one of its architecture, of another.
+
+The nearest wins. A fit of another device is carried over with data-sheet ratios, the bias such transfers showed, and a
+wider error (`transfer.py`); beyond the last one there is only the data sheet, with the priors of the architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import log
+
+from simulator.errors import CalibrationError, CoverageError
+from simulator.spec.curves import generation
+from simulator.spec.hardware import Device, load_device
+from simulator.spec.prediction import FittedModel
+from simulator.spec.profile import Fit, Profile, profile_names, read_profile
+from simulator.spec.transfer import transferred
+
+AUTO, NONE = "auto", "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A fit, the profile that holds it, and its predictor."""
+
+    profile: Profile
+    fit: Fit
+    model: FittedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The profiles that may speak for a device, nearest first, read when they are needed."""
+
+    device: Device
+    own: Profile | None
+    _known: dict[tuple[str, str, str, tuple[str, ...]], Found | None] = field(default_factory=dict)
+
+    def find(self, op: str, dtype: str, *, library: str = "", kernels: tuple[str, ...] = ()) -> Found | None:
+        """The nearest fit of an operation and precision; None where no device was measured in it.
+
+        Among a profile's fits that of `library` comes first; with `kernels` (as named after the library's colon) only
+        those count.
+        """
+        key = op, dtype, library, kernels
+        if key not in self._known:
+            self._known[key] = next(self._matching(*key), None)
+        return self._known[key]
+
+    def _matching(self, op: str, dtype: str, library: str, kernels: tuple[str, ...]) -> Iterator[Found]:
+        for profile in self.profiles():
+            fits = [fit for fit in profile.find(op, dtype) if not kernels or fit.kernel.split(":")[-1] in kernels]
+            for fit in sorted(fits, key=lambda fit: fit.library != library):
+                yield Found(profile, fit, profile.model(fit))
+
+    def profiles(self) -> Iterator[Profile]:
+        """The device's own profile, then what others' say of it."""
+        if self.own is not None:
+            yield self.own
+        if self.device.vendor != "NVIDIA":
+            return  # kernels of another vendor's devices say nothing of this one
+        for name in _nearest(self.device):
+            if self.own is None or name != self.own.device:
+                try:
+                    yield transferred(_shipped(name), self.device)
+                except CoverageError:
+                    continue
+
+
+@lru_cache(maxsize=32)
+def _shipped(name: str) -> Profile:
+    return read_profile(name)
+
+
+def _nearest(device: Device) -> list[str]:
+    """Devices whose profiles ship: of the same architecture first, then by how alike peak and memory bandwidth are."""
+
+    def distance(name: str) -> tuple[bool, float]:
+        other = load_device(name)
+        peak = max(device.peak.values()) / max(other.peak.values())
+        memory = device.memory.bandwidth / other.memory.bandwidth
+        return generation(other.architecture) != generation(device.architecture), abs(log(peak)) + abs(log(memory))
+
+    return sorted(profile_names(), key=distance)
+
+
+def evidence(device: Device, profile: str) -> Evidence | None:
+    """What a run's `profile` means for its device: `auto` its own shipped profile, `none` nothing measured, else the
+    profile of that name or path.
+
+    A device that extends another one takes its profile as a transfer. Raises SpecError and CalibrationError for a
+    profile that is wrong, damaged, or of another device.
+    """
+    if profile == NONE:
+        return None
+    if profile == AUTO:
+        return Evidence(device, _shipped(device.name) if device.name in profile_names() else None)
+    own = read_profile(profile)
+    if own.device == device.name:
+        return Evidence(device, own)
+    if own.device == device.extends:
+        return Evidence(device, transferred(own, device))
+    raise CalibrationError(f"profile '{profile}' is of {own.device}, where {device.name} is meant")
