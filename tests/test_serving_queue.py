@@ -17,12 +17,13 @@ from simulator.serving.requests import Request, arrival_times, lengths, open_loo
 from simulator.serving.simulation import Loop, serve
 from simulator.spec.framework import read_framework
 from simulator.spec.serving import Serving
+from simulator.spec.speculative import Speculative
 
 BUDGET = Budget(kv_tokens=1e9, sequences=1, step_tokens=10**9, instances=1, data_ranks=1)
 MILLISECOND = 1e-3
 
 
-def engine(**changes: Any) -> Any:
+def engine(*, speculative: Speculative | None = None, **changes: Any) -> Any:
     """A cost model of one millisecond a prompt token or decode step, and an engine without overheads."""
     defaults = read_framework("vllm").model_copy(update={"request_us": 0.0, **changes})
 
@@ -30,7 +31,13 @@ def engine(**changes: Any) -> Any:
         return MILLISECOND * (sum(new for new, _ in prompts) or 1.0)
 
     return SimpleNamespace(
-        run=SimpleNamespace(defaults=defaults), layout=SimpleNamespace(pp=1), key_s=0.0, seconds=seconds
+        run=SimpleNamespace(defaults=defaults),
+        layout=SimpleNamespace(pp=1),
+        key_s=0.0,
+        seconds=seconds,
+        speculative=speculative,
+        queries=1 if speculative is None else 1 + speculative.tokens,
+        tokens_per_step=1 if speculative is None else speculative.tokens_per_step,
     )
 
 

@@ -9,9 +9,12 @@ from simulator.cost.memory import BF16, CONTEXT_BYTES, FRAGMENTATION, WORKSPACE_
 from simulator.errors import InfeasibleError, SimulatorError
 from simulator.graph import parameters_held as held
 from simulator.graph.builder import Build, prepare
-from simulator.graph.inference import kv_bytes_per_token, prepare_inference
-from simulator.graph.inference_layers import widths_of
+from simulator.graph.drafting import Draft, draft_of
+from simulator.graph.inference import prepare_inference
+from simulator.graph.inference_layers import Widths, widths_of
+from simulator.graph.kv_cache import CacheShape, cache_shape
 from simulator.graph.layers import stack_of
+from simulator.graph.parallel import build_layout
 from simulator.graph.precision import element_bytes
 from simulator.spec import parameters as counts
 from simulator.spec.run import Run, with_field
@@ -19,22 +22,60 @@ from simulator.units import GIB
 
 
 def inference_memory(b: Build) -> list[StageBytes]:
-    """Bytes of one GPU of each stage while a batch decodes its last token."""
+    """Bytes of one GPU of each stage while a batch decodes its last token, a draft's weights and cache included."""
     run, layout = b.run, b.layout
     work = run.inference
     assert work is not None
-    widths = widths_of(run.model, work.precision, run.hardware.device)
-    dense_size, expert_size = element_bytes(widths.dense[1]), element_bytes(widths.experts[1])
+    draft = draft_of(run)
+    drafting = 0.0 if draft is None else _draft_weights(draft)
     out = []
     for stage, portion in enumerate(stack_of(run.model, layout.pp, 1, pads=False).stages):
         dense, expert = held.stage_held(run.model, layout, dict(portion), stage)
         wide = _kept_wide(b, stage)
-        weights = (dense - wide) * dense_size + expert * expert_size + wide * BF16
-        cache = kv_bytes_per_token(run, layout) * (work.isl + work.osl) * layout.micro_batch
+        weights = _stored(run, dense - wide, expert) + wide * BF16 + drafting
+        cache = held_cache(b, stage).bytes(work.isl + work.osl) * layout.micro_batch
         activations = _prefill_activations(b)
         framework = CONTEXT_BYTES + FRAGMENTATION * activations
         out.append(StageBytes(weights, 0.0, 0.0, activations, WORKSPACE_BYTES, cache, framework, "last output token"))
     return out
+
+
+def _stored(run: Run, dense: float, expert: float) -> float:
+    """Bytes of so many parameters in the checkpoint's formats."""
+    assert run.inference is not None
+    widths: Widths = widths_of(run.model, run.inference.precision, run.hardware.device)
+    return dense * element_bytes(widths.dense[1]) + expert * element_bytes(widths.experts[1])
+
+
+def _draft_weights(draft: Draft) -> float:
+    """Bytes of what drafts on one GPU: a whole model, or prediction modules, which share embedding and head."""
+    run = draft.run
+    layout, model = build_layout(run), run.model
+    (portion,) = stack_of(model, 1, 1, pads=False).stages
+    dense, expert = held.stage_held(model, layout, dict(portion), 0)
+    if not draft.modules:
+        return _stored(run, dense, expert)
+    joined = 2.0 * model.hidden_size**2 + 3 * counts.norm_size(model)
+    shared = held.embedding_held(model, layout) + held.head_held(model, layout)
+    return draft.modules * _stored(run, dense - shared + joined, expert)
+
+
+def held_cache(b: Build, stage: int) -> CacheShape:
+    """What one sequence takes of the KV cache of a GPU of that stage; a draft caches beside the model."""
+    shape, draft = cache_shape(b.run, b.layout, stage), draft_of(b.run)
+    if draft is None:
+        return shape
+    one = cache_shape(draft.run, build_layout(draft.run))
+    return shape.joined(one, draft.readers)
+
+
+def cache_room(run: Run, stage: StageBytes) -> float:
+    """Bytes of a GPU that the engine gives to its KV cache; below 0 where weights and work space need more."""
+    engine, capacity = run.defaults, run.hardware.device.memory.capacity
+    fixed = stage.parameters + stage.activations + stage.buffers
+    if engine.memory_after_weights:
+        return engine.memory_fraction * (capacity - fixed - stage.framework)
+    return engine.memory_fraction * capacity - fixed
 
 
 def _kept_wide(b: Build, stage: int) -> float:
@@ -62,26 +103,42 @@ def _prefill_activations(b: Build) -> float:
 
 
 def check_fits(run: Run, memory: list[StageBytes], *, advise: bool = True) -> None:
-    """Raise InfeasibleError where the fullest GPU needs more than it has, if `advise` with the nearest change."""
-    capacity = run.hardware.device.memory.capacity
-    fullest = max(memory, key=lambda stage: stage.total)
-    if fullest.total <= capacity:
+    """Raise InfeasibleError where a GPU needs more than it has, if `advise` with the nearest change.
+
+    In inference what it has is what the engine lets weights, work space and KV cache take.
+    """
+    tightest = max(memory, key=lambda stage: _demand(run, stage)[0] / _demand(run, stage)[1])
+    needed, usable = _demand(run, tightest)
+    if needed <= usable:
         return
+    parts = tightest.parts()
+    of = f"of {usable / GIB:.1f} GiB"
+    if run.inference is not None:
+        of = f"of the {usable / GIB:.1f} GiB that {run.defaults.name} uses"
+        del parts["framework"]
     raise InfeasibleError(
-        f"it doesn't fit: the fullest GPU needs {fullest.total / GIB:.1f} of {capacity / GIB:.1f} GiB",
+        f"it doesn't fit: the fullest GPU needs {needed / GIB:.1f} {of}",
         path="hardware.device",
-        needed=fullest.total / GIB,
-        available=capacity / GIB,
-        breakdown=fullest.parts(),
-        suggestion=nearest_fit(run, capacity) if advise else None,
+        needed=needed / GIB,
+        available=usable / GIB,
+        breakdown=parts,
+        suggestion=nearest_fit(run) if advise else None,
     )
 
 
-def nearest_fit(run: Run, capacity: float) -> str | None:
+def _demand(run: Run, stage: StageBytes) -> tuple[float, float]:
+    """(bytes needed, bytes there) of a GPU of a stage."""
+    if run.inference is None:
+        return stage.total, run.hardware.device.memory.capacity
+    fixed = stage.parameters + stage.activations + stage.buffers
+    return fixed + stage.kv_cache, max(1.0, fixed + cache_room(run, stage))
+
+
+def nearest_fit(run: Run) -> str | None:
     """The first change, mildest first, or else the first two together, after which the run divides and fits."""
     changes = list(_changes(run))
     for chosen in (*((change,) for change in changes), *combinations(changes, 2)):
-        if _fits(run, chosen, capacity):
+        if _fits(run, chosen):
             return " and ".join(f"{path}: {value}" for path, value in chosen)
     return None
 
@@ -89,7 +146,7 @@ def nearest_fit(run: Run, capacity: float) -> str | None:
 Change = tuple[str, object]
 
 
-def _fits(run: Run, changes: Iterable[Change], capacity: float) -> bool:
+def _fits(run: Run, changes: Iterable[Change]) -> bool:
     try:
         for path, value in changes:
             run = with_field(run, path, value)
@@ -97,9 +154,10 @@ def _fits(run: Run, changes: Iterable[Change], capacity: float) -> bool:
             memory = training_memory(prepare(run))
         else:
             memory = inference_memory(prepare_inference(run, "decode", 1.0))
+        check_fits(run, memory, advise=False)
     except (SimulatorError, ValueError):
         return False
-    return max(stage.total for stage in memory) <= capacity
+    return True
 
 
 def _changes(run: Run) -> Iterator[Change]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simulator.errors import InfeasibleError
@@ -21,6 +22,7 @@ from simulator.graph.inference_layers import (
     rank_sum,
     widths_of,
 )
+from simulator.graph.kv_cache import kv_precision
 from simulator.graph.layers import Layer, layers_of
 from simulator.graph.moe import ExpertLoad
 from simulator.graph.operator import Operator
@@ -41,10 +43,18 @@ class Pass:
     context: float = 0.0
     prompts: float = 0.0
     length: float = 0.0
+    queries: float = 1.0
+    """Tokens of each decoding sequence: more than one where drafted ones are checked."""
 
     @property
     def tokens(self) -> float:
-        return self.decodes + self.prompts * self.length
+        """All that pass through the layers."""
+        return self.decodes * self.queries + self.prompts * self.length
+
+    @property
+    def rows(self) -> float:
+        """Those that pass through the head: every decoded one, and the last of each prompt."""
+        return self.decodes * self.queries + self.prompts
 
 
 def serving_split(run: Run) -> Run:
@@ -111,19 +121,8 @@ def _load(run: Run, s: Shapes) -> ExpertLoad | None:
     )
 
 
-def kv_precision(run: Run) -> str:
-    """Precision of the KV cache: stated, or fp8 where the checkpoint brings its scales, or 16 bits.
-
-    Checkpoints in nvfp4 do; those in 8 bits where the engine says so.
-    """
-    work = run.inference
-    assert work is not None
-    eight_bit = work.precision in ("fp8", "fp8_block", "mxfp8") and run.defaults.kv_follows_weights
-    return work.kv_cache_precision or ("fp8" if eight_bit or work.precision == "nvfp4" else "bf16")
-
-
-def build_inference(b: Build, step: Pass | None = None) -> OperatorGraph:
-    """The graph of one step: every stage once, one after the other."""
+def build_inference(b: Build, step: Pass | None = None, *, joined: Sequence[Operator] = ()) -> OperatorGraph:
+    """The graph of one step: every stage once, one after the other; `joined` come before the layers."""
     layout, run = b.layout, b.run
     step = step or _pass_of(b)
     phase: Phase = "decode" if step.decodes else "prefill"
@@ -133,8 +132,8 @@ def build_inference(b: Build, step: Pass | None = None) -> OperatorGraph:
         layer: Program(f"{layer.kind} layer", phase, tuple(step_layer(b, layer, step)))
         for layer in dict.fromkeys(layers)
     }
-    programs["embedding"] = Program("embedding", phase, tuple(embedding(b.shapes)))
-    programs["head"] = Program("logits", phase, tuple(head(b.shapes, tokens=b.shapes.sequences)))
+    programs["embedding"] = Program("embedding", phase, (*embedding(b.shapes), *joined))
+    programs["head"] = Program("logits", phase, tuple(head(b.shapes, tokens=step.rows)))
 
     def stage_chunk(stage: int) -> Chunk:
         counts: dict[Layer | str, int] = {"embedding": 1} if stage == 0 else {}
@@ -164,7 +163,7 @@ def step_layer(b: Build, layer: Layer, step: Pass) -> list[Operator]:
     s, widths = b.shapes, widths_of(b.run.model, b.shapes.weight_precision, b.run.hardware.device)
     before, after = attention_projections(s, widths)
     reads = cache_reads(b.run.model, b.run.defaults.shared_query_groups)
-    cores = decode_core(s, layer.window, step.decodes, step.context, reads=reads)
+    cores = decode_core(s, layer.window, step.decodes, step.context, reads=reads, queries=step.queries)
     cores += prompt_core(s, layer.window, widths, step.prompts, step.length)
     return [*before, *cores, *after, *feed_forward(b, layer, widths)]
 
@@ -202,13 +201,3 @@ def _experts(b: Build, widths: Widths) -> list[Operator]:
         reached=1 - constants.expert_kernel_loss,
         small_kernels=constants.expert_kernels + (engine.fp8_expert_kernels if eight_bit else 0.0),
     )
-
-
-def kv_bytes_per_token(run: Run, layout: Layout) -> float:
-    """Bytes of KV cache one token takes on one GPU of a stage, all its layers; latent caches are held by every rank."""
-    model, size = run.model, element_bytes(kv_precision(run))
-    if model.is_mla:
-        width = float((model.kv_lora_rank or 0) + model.qk_rope_head_dim)
-    else:
-        width = 2.0 * max(model.kv_dim / layout.tp, model.head_dim)
-    return width * size * -(-model.num_hidden_layers // layout.pp)

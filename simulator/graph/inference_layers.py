@@ -112,24 +112,24 @@ def cache_reads(model: ModelSpec, groups: tuple[int, ...] | None) -> float:
 
 
 def decode_core(
-    s: Shapes, window: int | None, sequences: float, context: float, *, reads: float = 1.0
+    s: Shapes, window: int | None, sequences: float, context: float, *, reads: float = 1.0, queries: float = 1.0
 ) -> list[Operator]:
-    """One query of each sequence against its cache of `context` tokens, read `reads` times.
+    """`queries` tokens of each sequence against its cache of `context` tokens, read `reads` times for all of them.
 
     MLA works in the latent space (absorbed form).
     """
     if sequences == 0:
         return []
-    model, tp = s.model, s.layout.tp
+    model, tp, rows = s.model, s.layout.tp, sequences * queries
     heads = model.num_attention_heads / tp
     keys = context if window is None else min(window, context)
     parts: list[Operator] = []
     if model.is_mla:
         rank, nope, value = model.kv_lora_rank or 0, model.qk_nope_head_dim or 0, model.v_head_dim or 0
         width = float(rank + (model.qk_rope_head_dim or 0))
-        flops = 2.0 * sequences * heads * keys * (2 * rank + (model.qk_rope_head_dim or 0))
-        into = Gemm(sequences * heads, rank, nope, wide(s.precision), heads)
-        out = Gemm(sequences * heads, value, rank, wide(s.precision), heads)
+        flops = 2.0 * rows * heads * keys * (2 * rank + (model.qk_rope_head_dim or 0))
+        into = Gemm(rows * heads, rank, nope, wide(s.precision), heads)
+        out = Gemm(rows * heads, value, rank, wide(s.precision), heads)
         parts = [
             Operator("absorb query", "attention_projection", into),
             Operator("absorb value", "attention_projection", out),
@@ -138,7 +138,7 @@ def decode_core(
     else:
         width = 2.0 * max(model.kv_dim / tp, model.head_dim)
         head_dim = float(model.head_dim)
-        flops = 4.0 * sequences * heads * keys * head_dim
+        flops = 4.0 * rows * heads * keys * head_dim
     work = Attention(
         flops,
         sequences * keys * width * s.kv_bytes * reads,
@@ -148,6 +148,13 @@ def decode_core(
         s.layout.settings.attention,
         wide(s.precision),
         decode=True,
+        sequences=sequences,
+        length=context,
+        heads=heads,
+        kv_heads=1.0 if model.is_mla else max(model.num_key_value_heads / tp, 1.0),
+        window=float(window or 0),
+        cache_bytes=s.kv_bytes,
+        latent=model.is_mla,
     )
     return [*parts, Operator("decode attention", "attention_core", work)]
 
@@ -180,7 +187,22 @@ def prompt_core(s: Shapes, window: int | None, widths: Widths, prompts: float, l
     moved = tokens * (heads * (query + value) + kv_width) * ACTIVATION_BYTES
     seen = length if window is None else min(window, length)
     kernel_name, head_dim = s.layout.settings.attention, (query + value) / 2
-    work = Attention(flops, moved, seen, head_dim, "forward", kernel_name, wide(s.precision))
+    work = Attention(
+        flops,
+        moved,
+        seen,
+        head_dim,
+        "forward",
+        kernel_name,
+        wide(s.precision),
+        sequences=prompts,
+        length=length,
+        heads=heads,
+        kv_heads=heads if model.is_mla else max(model.num_key_value_heads / tp, 1.0),
+        window=float(window or 0),
+        cache_bytes=s.kv_bytes,
+        latent=model.is_mla,
+    )
     return [*parts, Operator("prompt attention", "attention_core", work)]
 
 

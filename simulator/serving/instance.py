@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from math import ceil, sqrt
 from typing import TYPE_CHECKING, Any
 
+from simulator.serving.acceptance import Acceptance
 from simulator.serving.capacity import Budget
 from simulator.serving.requests import Request
 from simulator.serving.statistics import Distribution
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import simpy
 
 
+SEED = 0
+"""Of the drafts that hold."""
 GROWTH_KEPT = 0.5
 """Share of the unwritten output that is kept free. SGLang's new-token ratio starts at 0.7 and falls; vLLM preempts."""
 
@@ -43,64 +46,88 @@ class Instance:
         self.held = 0.0
         """Tokens of KV cache that are taken or promised."""
         self.unwritten = 0.0
-        """Output tokens that the batch has not produced yet."""
+        """Tokens of KV cache that outputs will take which the batch has not produced yet."""
+        self.pace = 0.0
+        """Tokens that the decoding sequences gain in a step ..."""
+        self.growth = 0.0
+        """... and the KV cache these take."""
         self.intervals = Distribution()
         self.preemptions = 0
         self.busy = 0.0
         self._delay = 0.0
         self._finished = finished
         self._arrived: simpy.Event | None = None
+        self._acceptance = None if cost.speculative is None else Acceptance(cost.speculative, SEED)
+
+    @property
+    def active(self) -> int:
+        """Requests in the batch."""
+        return len(self.prefilling) + len(self.decoding)
 
     @property
     def load(self) -> int:
         """Requests it has not finished."""
-        return len(self.waiting) + len(self.prefilling) + len(self.decoding)
+        return len(self.waiting) + self.active
 
     def submit(self, request: Request) -> None:
         """Queue a request."""
         self.waiting.append(request)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Something has come that the step after the present one may take up."""
         if self._arrived is not None and not self._arrived.triggered:
             self._arrived.succeed()
 
     def run(self) -> Generator[Any, Any, None]:
         """Serve for ever."""
         while True:
-            if not self.load:
-                self._arrived = self.env.event()
-                yield self._arrived
-                self._arrived = None
-                continue
             self._admit()
             pieces = self._pieces()
             if pieces:
                 yield from self._mixed_step(pieces)
-            else:
+            elif self.decoding:
                 yield from self._decode_run()
+            else:
+                self._arrived = self.env.event()
+                yield self._arrived
+                self._arrived = None
 
     def _admit(self) -> None:
-        """Move waiting requests into the batch while sequences and KV cache last, first come, first served.
+        """Move waiting requests into the batch while sequences and KV cache last, first come, first served."""
+        while self.waiting:
+            request = self.waiting[0]
+            taken, spare = self._promise(request)
+            active = self.active
+            if active >= self.budget.sequences or (active and self.held + taken + spare > self.budget.kv_tokens):
+                return
+            self.held += taken
+            self.unwritten += request.growth * (request.output - request.produced)
+            if request.start < 0:
+                request.start = self.env.now
+            self._begin(self.waiting.popleft())
+
+    def _promise(self, request: Request) -> tuple[float, float]:
+        """(KV cache that a request takes as it joins, what must stay free beyond it).
 
         An engine that doesn't reserve outputs keeps room for half of what the batch may still write.
         """
-        while self.waiting:
-            request = self.waiting[0]
-            left = request.output - request.produced
-            if self.engine.reserves_output:
-                promised, spare = request.prompt + request.output, 0.0
-            else:
-                promised, spare = request.prompt + request.produced + 1, GROWTH_KEPT * (self.unwritten + left)
-            active = len(self.prefilling) + len(self.decoding)
-            if active >= self.budget.sequences or (active and self.held + promised + spare > self.budget.kv_tokens):
-                return
-            self.held += promised
-            self.unwritten += left
-            if request.start < 0:
-                request.start = self.env.now
-            self.prefilling.append(self.waiting.popleft())
+        now = self.budget.held(request.prompt + request.produced)
+        whole = self.budget.held(request.prompt + request.output)
+        request.growth = (whole - now) / (request.output - request.produced)
+        if self.engine.reserves_output:
+            return whole, 0.0
+        return now + request.growth, GROWTH_KEPT * (self.unwritten + whole - now)
+
+    def _begin(self, request: Request) -> None:
+        """An admitted request's prompt is to be read."""
+        self.prefilling.append(request)
 
     def _pieces(self) -> list[tuple[Request, int]]:
         """(request, tokens) of prompts that this step computes."""
-        room = self.budget.step_tokens - (len(self.decoding) if self.engine.mixes_phases else 0)
+        room = self.budget.step_tokens
+        if self.engine.mixes_phases:
+            room -= round(len(self.decoding) * self.cost.queries)
         pieces: list[tuple[Request, int]] = []
         for request in self.prefilling:
             if room <= 0:
@@ -129,26 +156,29 @@ class Instance:
         if request.first_token < 0:
             request.first_token = self.env.now
         request.produced += 1
-        self.unwritten -= 1
+        self.unwritten -= request.growth
         left = request.output - request.produced
         if left <= 0:
             self._leave(request)
             return
-        request.finish_step = self.step + left
+        steps = left if self._acceptance is None else self._acceptance.steps(left)
+        request.finish_step, request.pace = self.step + steps, left / steps
         self.keys += request.done + 1
+        self.pace += request.pace
+        self.growth += request.pace * request.growth
         heapq.heappush(self.decoding, (request.finish_step, request.index, request))
 
     def _decode_run(self) -> Generator[Any, Any, None]:
         """Decode steps until a sequence ends, the cache is full, or a request arrives."""
         count, ranks = len(self.decoding), self.budget.data_ranks
         steps = self.decoding[0][0] - self.step
-        if not self.engine.reserves_output:
-            steps = min(steps, int((self.budget.kv_tokens - self.held) / count))
+        if not self.engine.reserves_output and self.growth > 0:
+            steps = min(steps, int((self.budget.kv_tokens - self.held) / self.growth))
             if steps < 1:
                 self._preempt()
                 return
         first = self.cost.seconds(count / ranks, self.keys / ranks)
-        growth = self.cost.key_s * count / ranks / self.cost.layout.pp
+        growth = self.cost.key_s * self.pace / ranks / self.cost.layout.pp
         whole = first * steps + growth * steps * (steps - 1) / 2
         began = self.env.now
         self._arrived = self.env.event()
@@ -177,21 +207,27 @@ class Instance:
         return self.env.timeout(seconds)
 
     def _advance(self, steps: int) -> None:
-        """Let every decoding sequence produce `steps` tokens, and let the finished ones leave."""
+        """Let every decoding sequence go through `steps` steps, and let the finished ones leave."""
         if not steps:
             return
         self.step += steps
-        self.keys += steps * len(self.decoding)
-        self.unwritten -= steps * len(self.decoding)
+        self.keys += steps * self.pace
+        self.unwritten -= steps * self.growth
         if not self.engine.reserves_output:
-            self.held += steps * len(self.decoding)
+            self.held += steps * self.growth
         while self.decoding and self.decoding[0][0] <= self.step:
             _, _, request = heapq.heappop(self.decoding)
             self.keys -= request.prompt + request.output
+            self._slow(request)
             self._leave(request)
 
+    def _slow(self, request: Request) -> None:
+        """One sequence fewer gains tokens."""
+        self.pace -= request.pace
+        self.growth -= request.pace * request.growth
+
     def _leave(self, request: Request) -> None:
-        self.held -= request.prompt + request.output
+        self.held -= self.budget.held(request.prompt + request.output)
         self._finished(request, self.env.now)
 
     def _preempt(self) -> None:
@@ -199,12 +235,13 @@ class Instance:
         place = max(range(len(self.decoding)), key=lambda i: self.decoding[i][2].index)
         _, _, request = self.decoding.pop(place)
         heapq.heapify(self.decoding)
-        request.produced = request.output - (request.finish_step - self.step)
-        tokens = request.prompt + request.produced
-        self.unwritten -= request.output - request.produced
-        self.keys -= tokens
-        self.held -= tokens
-        request.done = 0
+        left = (request.finish_step - self.step) * request.pace
+        self.unwritten -= left * request.growth
+        self.keys -= request.prompt + request.output - left
+        self.held -= self.budget.held(request.prompt + request.output) - left * request.growth
+        self._slow(request)
+        request.produced = request.output - ceil(left)
+        request.done = request.cached
         request.preemptions += 1
         self.preemptions += 1
         self.waiting.appendleft(request)

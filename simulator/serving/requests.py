@@ -27,6 +27,8 @@ class Request:
     arrival: float
     prompt: int
     output: int
+    cached: int = 0
+    """Tokens at the front of the prompt that an earlier request left in the cache."""
     done: int = 0
     """Tokens of the prompt (and of output lost in a preemption) whose keys and values are cached."""
     start: float = -1.0
@@ -34,6 +36,10 @@ class Request:
     produced: int = 0
     """Output tokens generated before the last preemption."""
     finish_step: int = 0
+    pace: float = 1.0
+    """Tokens it gains in a decode step."""
+    growth: float = 1.0
+    """Tokens of KV cache that each of them takes."""
     preemptions: int = 0
 
     @property
@@ -46,8 +52,7 @@ def lengths(mean_prompt: float, mean_output: float, kind: str, seed: int) -> Ite
     """(prompt, output) tokens of one request after the other, without end.
 
     Requests of a fixed length get outputs within SPREAD of it: exactly equal ones would stay in lockstep for ever,
-    which
-    clients, networks and tokenisers do not let them.
+    which clients, networks and tokenisers do not let them.
     """
     import numpy as np
 
@@ -87,8 +92,17 @@ def _gaps(random: np.random.Generator, burstiness: float) -> np.ndarray:
     return random.gamma(shape, 1 / shape, BLOCK)
 
 
-def open_loop(times: Iterator[float], sizes: Iterator[tuple[int, int]], count: int) -> Iterator[Request]:
-    """`count` requests at the given instants."""
+def request_of(index: int, arrival: float, size: tuple[int, int], hit: float = 0.0) -> Request:
+    """A request that finds the share `hit` of its prompt cached, but for the last token, which yields the first one."""
+    prompt, output = size
+    cached = min(prompt - 1, round(hit * prompt))
+    return Request(index, arrival, prompt, output, cached, done=cached)
+
+
+def open_loop(
+    times: Iterator[float], sizes: Iterator[tuple[int, int]], count: int, *, hit: float = 0.0
+) -> Iterator[Request]:
+    """`count` requests at the given instants, each with the share `hit` of its prompt cached."""
     for index in range(count):
-        prompt, output = next(sizes)
-        yield Request(index, next(times), prompt, output)
+        size = next(sizes)
+        yield request_of(index, next(times), size, hit)

@@ -89,7 +89,7 @@ def serve_work(run: Run, *, closed_form: bool = False) -> Served:
 
 
 def _fits(server: Server) -> int:
-    return int(server.budget.kv_tokens / (server.isl + server.osl)) * server.budget.instances
+    return int(server.budget.kv_tokens / server.budget.held(server.isl + server.osl)) * server.budget.instances
 
 
 def _static(server: Server, work: Inference) -> Steady:
@@ -97,7 +97,7 @@ def _static(server: Server, work: Inference) -> Steady:
     total = work.in_flight
     each = -(-total // (server.budget.instances * server.budget.data_ranks))
     first = server.cost.seconds(0.0, 0.0, ((float(work.isl), 0.0),) * each)
-    step = server.cost.seconds(each, each * server.context)
+    step = server.cost.seconds(each, each * server.context) / server.cost.tokens_per_step
     seconds = first + step * (work.osl - 1)
     return Steady(first, step, step, float(total), total * work.osl / seconds, first / seconds)
 

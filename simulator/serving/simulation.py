@@ -15,7 +15,7 @@ import simpy
 
 from simulator.serving.capacity import Budget
 from simulator.serving.instance import Instance
-from simulator.serving.requests import Request
+from simulator.serving.requests import Request, request_of
 from simulator.serving.statistics import Distribution
 from simulator.serving.steps import StepCost
 from simulator.spec.serving import Router, Serving
@@ -29,11 +29,13 @@ MOST_SAMPLES = 400
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A closed loop: the next lengths, how many requests are in flight, and how many there are."""
+    """A closed loop: the next lengths, how many requests are in flight, how many there are, and the share of each
+    prompt that is cached."""
 
     sizes: Iterator[tuple[int, int]]
     in_flight: int
     requests: int
+    hit: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class _Simulation:
     def __init__(self, cost: StepCost, budget: Budget, loop: Loop | None, asked: Serving) -> None:
         self.env, self.loop, self.asked, self.budget = simpy.Environment(), loop, asked, budget
         engine = cost.run.defaults
-        self.overhead, self.late = engine.request_us * US, engine.first_token_steps
+        self.overhead, self.late = engine.request_us * US, engine.first_token_steps * cost.tokens_per_step
         self.outcome = Outcome()
         self.instances = [Instance(self.env, cost, budget, finished=self._finished) for _ in range(budget.instances)]
         self.route = _router(asked.router, self.instances)
@@ -134,8 +136,7 @@ class _Simulation:
 
     def _send(self, now: float, number: int) -> None:
         assert self.loop is not None
-        prompt, output = next(self.loop.sizes)
-        self.route().submit(Request(number, now, prompt, output))
+        self.route().submit(request_of(number, now, next(self.loop.sizes), self.loop.hit))
 
     def _resend(self, number: int) -> Generator[Any, Any, None]:
         yield self.env.timeout(self.overhead)

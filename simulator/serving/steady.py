@@ -5,7 +5,7 @@ m to
 some step of all of them. In the time a request needs for its o tokens n prompts join, so that a token takes
     tpot = t(n, c) + m n / o        and        throughput = n / tpot.
 A closed loop fixes n, up to what the KV cache holds; random arrivals at rate r find n = r o tpot (Little's law), with
-tpot = t(n, c) / (1 - r m).
+tpot = t(n, c) / (1 - r m). Where a step yields e tokens of a sequence (speculative decoding), t / e takes the place of t.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Steady:
     ttft: float
     tpot: float
     step: float
-    """An undisturbed decode step."""
+    """A token's share of an undisturbed decode step."""
     in_flight: float
     """Requests that decode, over all instances."""
     output_tokens_per_s: float
@@ -44,6 +44,8 @@ class Server:
     budget: Budget
     isl: float
     osl: float
+    cached: float = 0.0
+    """Tokens of a prompt that are in the cache already."""
 
     @property
     def context(self) -> float:
@@ -60,8 +62,8 @@ class Server:
         more)."""
         ranks, room = self.budget.data_ranks, self.budget.step_tokens / self.budget.data_ranks
         alone = self.step(sequences)
-        done, added = 0.0, 0.0
-        each = min(self.isl, room) if self.cost.run.defaults.chunks_prompts else self.isl
+        done, added = self.cached, 0.0
+        each = min(self.isl, room) if self.cost.run.defaults.chunks_prompts else self.isl - done
         count = max(1, min(together, int(room / each)))
         while done < self.isl - TOLERANCE:
             piece = min(each, self.isl - done)
@@ -73,7 +75,7 @@ class Server:
     def fits(self) -> float:
         """Sequences the KV cache of one instance holds."""
         reserves = self.cost.run.defaults.reserves_output
-        return self.budget.kv_tokens / (self.isl + (self.osl if reserves else self.osl / 2))
+        return self.budget.kv_tokens / self.budget.held(self.isl + (self.osl if reserves else self.osl / 2))
 
     @property
     def most_in_flight(self) -> float:
@@ -81,9 +83,10 @@ class Server:
         return min(float(self.budget.sequences), self.fits)
 
     def at(self, sequences: float) -> tuple[float, float, float]:
-        """(tpot, undisturbed step, marginal prompt) with `sequences` in flight on an instance."""
-        together = max(1, round(sequences / self.osl / self.budget.data_ranks))
-        step, added = self.step(sequences), self.marginal(sequences, together)
+        """(tpot, a token's undisturbed step, marginal prompt) with `sequences` in flight on an instance."""
+        gain = self.cost.tokens_per_step
+        together = max(1, round(sequences * gain / self.osl / self.budget.data_ranks))
+        step, added = self.step(sequences) / gain, self.marginal(sequences, together)
         return step + added * sequences / self.osl, step, added
 
 
@@ -154,9 +157,10 @@ def _steady(server: Server, flight: float, tpot: float, step: float, added: floa
     """A prompt waits for the step in progress and for prompts before it (as in an M/D/1 queue), then for its own."""
     engine, constant = server.cost.run.defaults, 1e-6
     busy = min(0.99, added * flight / server.osl / tpot)
-    wait = step / 2 * (1 - busy) + busy * added / (2 * (1 - busy))
+    whole = step * server.cost.tokens_per_step
+    wait = whole / 2 * (1 - busy) + busy * added / (2 * (1 - busy))
     first = server.step(flight) + added * server.budget.data_ranks
-    late = engine.first_token_steps * step + engine.request_us * constant
+    late = engine.first_token_steps * whole + engine.request_us * constant
     return Steady(
         ttft=queue + wait + first + late,
         tpot=tpot,

@@ -4,8 +4,8 @@ Everything but attention depends on the tokens of a step alone; a decode core on
 keys they read; a prompt core on the prompt's length. So a step costs
     linear(tokens) + head(rows) + decode(sequences) + key_s x keys + prompts,
 each a piecewise linear table whose nodes are costed together and once. A piece of a chunked prompt costs what the
-prompt
-so far costs with it, less what it costs without.
+prompt so far costs with it, less what it costs without. Where a draft proposes tokens, a decoding sequence brings them
+along to be checked, its cache is read once for all of them, and the draft's own passes come on top.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from math import hypot, log2
 from simulator.cost.annotation import work_seconds
 from simulator.cost.machine import Machine, build_machine
 from simulator.graph.builder import pipeline_send
+from simulator.graph.drafting import draft_of, joined_input
 from simulator.graph.inference import Pass, feed_forward, prepare_pass, serving_split
 from simulator.graph.inference_layers import attention_projections, cache_reads, decode_core, prompt_core, widths_of
 from simulator.graph.layers import Layer, layers_of
@@ -71,12 +72,13 @@ def _node(index: int) -> float:
 class StepCost:
     """Seconds of the steps of one instance of a run's engine. Counts are those of one attention rank."""
 
-    def __init__(self, run: Run, *, offline: bool = False) -> None:
-        """`run` as the user wrote it; `offline` where no client is sent the tokens. Raises InfeasibleError where its
-        split does not divide, SpecError for a precision."""
+    def __init__(self, run: Run, *, offline: bool = False, joins: bool = False) -> None:
+        """`run` as the user wrote it; `offline` where no client is sent the tokens; `joins` where it is a prediction
+        module. Raises InfeasibleError where its split does not divide, SpecError for a precision."""
         self.run = serving_split(run)
+        self._joins = joins
         self.layout: Layout = build_layout(self.run)
-        self.machine: Machine = build_machine(run.hardware, serves=True, profile=run.profile)
+        self.machine: Machine = build_machine(run.hardware, serves=True, profile=run.profile, engine=run.software)
         layers = layers_of(self.run)
         self._counts: dict[Layer, int] = {layer: layers.count(layer) for layer in dict.fromkeys(layers)}
         assert run.inference is not None
@@ -85,14 +87,28 @@ class StepCost:
         self._sequence_s = (engine.sequence_us if cheaper is None else cheaper) * US
         self._step_s = engine.engine_step_us * US
         self._widths = widths_of(run.model, run.inference.precision, run.hardware.device)
+        self.speculative = run.inference.speculative
+        self.queries = 1.0 if self.speculative is None else 1.0 + self.speculative.tokens
+        self._draft = draft_of(self.run)
+        self._drafting = None if self._draft is None else StepCost(self._draft.run, joins=self._draft.modules > 0)
         self.linear = Table(self._linear)
         self.head = Table(self._head)
         self.decode = Table(self._decode)
         self.prompt = Table(self._prompt)
 
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean tokens that a decoding sequence gains in a step."""
+        return 1.0 if self.speculative is None else self.speculative.tokens_per_step
+
     @cached_property
     def key_s(self) -> float:
-        """Seconds per key that a decoding sequence reads beyond windows, all layers."""
+        """Seconds a step takes longer per key of a decoding sequence beyond windows, in all layers and passes."""
+        drafting = 0.0 if self._draft is None or self._drafting is None else self._drafting.key_s * self._draft.passes
+        return self._own_key_s + drafting
+
+    @cached_property
+    def _own_key_s(self) -> float:
         open_layers = {layer: n for layer, n in self._counts.items() if layer.window is None}
         return self._core(open_layers, 1.0, REFERENCE_KEYS) / REFERENCE_KEYS
 
@@ -110,10 +126,10 @@ class StepCost:
         stages = self.layout.pp
         new = sum(piece for piece, _ in prompts)
         finished = len(prompts)
-        tokens = decodes / stages + new
-        seconds = self.linear.at(tokens) + self.head.at(decodes / stages + finished)
+        checked = decodes * self.queries / stages
+        seconds = self.linear.at(checked + new) + self.head.at(checked + finished) + self.drafts(decodes, keys, prompts)
         if decodes:
-            seconds += self.decode.at(decodes / stages) + self.key_s * keys / stages
+            seconds += self.decode.at(checked) + self._own_key_s * keys / stages
             if self._windowed:
                 seconds += decodes / stages * self.window_keys_s(keys / decodes)
         if prompts:  # one kernel a layer reads all of them: its start-up counts once
@@ -121,6 +137,14 @@ class StepCost:
             seconds += (1 - whole) * self.prompt.at(1.0)
             seconds += sum(self.prompt.at(done + piece) - self.prompt.at(done) for piece, done in prompts)
         return seconds
+
+    def drafts(self, decodes: float, keys: float, prompts: Sequence[tuple[float, float]] = ()) -> float:
+        """GPU seconds of the draft in a step: a token a sequence and pass, and prompts that each of its caches reads."""
+        if self._draft is None or self._drafting is None:
+            return 0.0
+        reading = min(self._draft.passes, self._draft.readers)
+        seconds = reading * self._drafting.gpu(decodes, keys, prompts)
+        return seconds + ((self._draft.passes - reading) * self._drafting.gpu(decodes, keys) if decodes else 0.0)
 
     def seconds(self, decodes: float, keys: float, prompts: Sequence[tuple[float, float]] = ()) -> float:
         """Seconds of a step with the engine's own work: scheduling, per-sequence host time, eager launches of
@@ -146,7 +170,8 @@ class StepCost:
         jobs = []
         for tokens in counts:
             b = prepare_pass(self.run, self.layout, Pass(prompts=1.0, length=tokens))
-            parts: list[tuple[Operator, float]] = [(operator, 1.0) for operator in embedding(b.shapes)]
+            joined = joined_input(self.run, b.shapes) if self._joins else []
+            parts: list[tuple[Operator, float]] = [(operator, 1.0) for operator in (*embedding(b.shapes), *joined)]
             for layer, n in self._counts.items():
                 before, after = attention_projections(b.shapes, self._widths)
                 parts += [(operator, n) for operator in (*before, *after, *feed_forward(b, layer, self._widths))]
@@ -196,7 +221,9 @@ class StepCost:
             [
                 (op, n)
                 for layer, n in layers.items()
-                for op in decode_core(b.shapes, layer.window if window else None, rows, at, reads=reads)
+                for op in decode_core(
+                    b.shapes, layer.window if window else None, rows, at, reads=reads, queries=self.queries
+                )
             ]
             for at in (keys, 0.0)
         ]

@@ -57,9 +57,10 @@ class Run(Spec):
     execution: Execution = Execution()
     economics: Economics = Economics()
     reliability: Reliability | None = None
-    profile: str | None = None
-    """Calibrated profile of the device: a name in hardware_profiles/fitted or a path to a profile; priors alone where
-    absent."""
+    profile: str = "none"
+    """What is measured: `auto` takes the device's own fitted profile and, for what it lacks, those of others carried
+    over; a name in hardware_profiles/fitted or the path of a profile takes that one in its place; `none` priors
+    alone."""
 
     source_text: str = Field(default="", exclude=True, repr=False)
     """The file the run was read from, for the report; set by `read_run`."""
@@ -80,6 +81,16 @@ class Run(Spec):
             if error.file is not None:
                 raise
             raise SpecError(error.message, path="framework") from None
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_draft(self) -> Run:
+        draft = self.inference.speculative if self.inference is not None else None
+        if draft is not None and draft.draft_model is None and not self.model.num_nextn_predict_layers:
+            raise SpecError(
+                f"{self.model.name} has no multi-token prediction modules; name a draft_model",
+                path="inference.speculative",
+            )
         return self
 
     @property

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from simulator.spec.base import Spec
+from simulator.spec.speculative import Speculative
 from simulator.units import CarbonPerEnergy, PriceOfEnergy, PricePerHour, Time
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4", "mxfp4", "int8", "int4"]
@@ -101,6 +102,8 @@ class Inference(Spec):
     """How many there are; the benchmark's usual number where absent."""
     precision: Precision = "bf16"
     kv_cache_precision: Literal["fp16", "bf16", "fp8"] | None = None
+    speculative: Speculative | None = None
+    """Speculative decoding; one token a step where absent."""
     framework: str | None = None
     """The serving engine, a name in workloads/frameworks."""
     framework_version: Annotated[str, BeforeValidator(str)] | None = None
