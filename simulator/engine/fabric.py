@@ -76,7 +76,7 @@ def build_fabric(machine: Machine) -> Fabric:
         leaves = -(-hardware.nodes // LEAF_NODES) * (_ports(hardware) if _by_rail(hardware) else 1)
         for way in ("out", "in"):
             first[f"upper {way}"] = len(names)
-            names += [f"{upper_name(machine)} {leaf} {way}" for leaf in range(leaves)]
+            names += [f"{upper_name(hardware)} {leaf} {way}" for leaf in range(leaves)]
             capacity += [efficiency * network.bandwidth * per_leaf / network.oversubscription] * leaves
     return Fabric(hardware, tuple(names), np.array(capacity), first)
 

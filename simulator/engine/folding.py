@@ -1,8 +1,9 @@
 """The links of a folded machine: one rank of each pipeline stage stands for all of its replicas.
 
-A rank has a scale-up port of its own and shares its node's network ports, and what lies above them, with the other
-ranks of the node. Ranks of one stage do the same at the same time, so the one that is simulated loads shared links as
-many times over as the node holds of them; stages that live in one node share its links. Capacities are the calibrated
+A rank has a scale-up port of its own. It shares its node's network ports with the other ranks of the node, and what
+lies above them with the other nodes of the leaf and of the pod. Ranks of one stage do the same at the same time, so the
+one that is simulated loads shared links as many times over as they hold of them; stages that live in one node, under
+one leaf or in one pod share its links. Capacities are the calibrated
 bandwidths of large transfers, so that one collective alone takes its costed time, and are per direction.
 """
 
@@ -11,14 +12,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.collective import sent_bytes, transfer_seconds
 from simulator.cost.machine import Machine
+from simulator.cost.paths import crowding
 from simulator.engine.flows import Load, Transfer
 from simulator.graph.operator import Collective, Operator
-from simulator.spec.hardware import LEAF_NODES
+from simulator.spec.hardware import LEAF_NODES, Hardware
+
+Kind = Literal["scale-up", "ports", "uplinks", "pod"]
+Way = Literal["out", "in"]
+
+
+class FoldedLink(NamedTuple):
+    """One link: bytes/s in one direction, what it is, where, and the stages that load it."""
+
+    name: str
+    kind: Kind
+    way: Way
+    bandwidth: float
+    stages: tuple[int, ...]
 
 
 class Direction(NamedTuple):
@@ -27,54 +42,129 @@ class Direction(NamedTuple):
     port: int
     nic: int | None
     upper: int | None
+    pod: int | None = None
+
+
+class Place(NamedTuple):
+    """Where the ranks of a stage lie: its first node, leaf and pod, and how many of its nodes are under those."""
+
+    node: int
+    leaf: int
+    pod: int
+    in_leaf: int
+    in_pod: int
 
 
 @dataclass(frozen=True, slots=True)
 class FoldedLinks:
-    """Every link once, with name and bytes/s; `out` and `into` are those of each stage."""
+    """Every link once; `out` and `into` are those of each stage."""
 
-    machine: Machine
-    names: tuple[str, ...]
-    capacity: tuple[float, ...]
+    machines: tuple[Machine, ...]
+    """As the ranks of each stage see it."""
+    links: tuple[FoldedLink, ...]
     out: tuple[Direction, ...]
     into: tuple[Direction, ...]
+    places: tuple[Place, ...]
     ranks_in_node: int
     """Ranks of one stage in one node."""
+
+    @property
+    def capacity(self) -> tuple[float, ...]:
+        """Bytes/s of each link."""
+        return tuple([link.bandwidth for link in self.links])
 
 
 def fold_links(costed: CostedGraph) -> FoldedLinks:
     """The links that the stages of a graph use."""
-    machine, graph = costed.machine, costed.graph
-    hardware = machine.hardware
-    per_node = min(graph.replicas, hardware.gpus_per_node)
-    stages_in_node = max(1, hardware.gpus_per_node // graph.replicas)
-    names: list[str] = []
-    capacity: list[float] = []
+    graph, hardware = costed.graph, costed.machine.hardware
+    stages = range(graph.pipeline.stages)
+    machines = tuple([costed.machine_of(stage) for stage in stages])
+    places = _places(hardware, graph.replicas, len(stages))
+    laid = _Laid(machines, places, graph.replicas < hardware.gpus_per_node and len(stages) > 1)
+    out, into = (tuple([laid.direction(way, stage) for stage in stages]) for way in WAYS)
+    return FoldedLinks(machines, tuple(laid.links), out, into, places, min(graph.replicas, hardware.gpus_per_node))
 
-    def link(name: str, bandwidth: float) -> int:
-        names.append(name)
-        capacity.append(bandwidth)
-        return len(names) - 1
 
-    port, nic = port_bandwidth(machine), machine.curves.network.efficiency * machine.nic
-    upper = machine.curves.network.efficiency * hardware.all_to_all_bandwidth_per_gpu
-    nics = "torus links" if hardware.network.kind == "torus" else "network ports"
-    in_node = min(hardware.gpus, hardware.gpus_per_node)
-    sides = []
-    for way in ("out", "in"):
-        shared: dict[int, tuple[int | None, int | None]] = {}
-        directions = []
-        for stage in range(graph.pipeline.stages):
-            node = stage // stages_in_node
-            if node not in shared:
-                where = f"node of stage {stage}" if stages_in_node == 1 else f"node {node}"
-                shared[node] = (
-                    link(f"{nics}, {where}, {way}", nic * in_node) if nic else None,
-                    link(f"{upper_name(machine)}, {where}, {way}", upper * in_node) if nic and upper < nic else None,
-                )
-            directions.append(Direction(link(f"scale-up port, stage {stage}, {way}", port), *shared[node]))
-        sides.append(tuple(directions))
-    return FoldedLinks(machine, tuple(names), tuple(capacity), sides[0], sides[1], per_node)
+class _Laid:
+    """The links laid so far."""
+
+    def __init__(self, machines: Sequence[Machine], places: Sequence[Place], shared: bool) -> None:
+        self.machines, self.places, self.shared = machines, places, shared
+        self.links: list[FoldedLink] = []
+        self.numbers: dict[tuple[Kind, Way, int], int] = {}
+
+    def direction(self, way: Way, stage: int) -> Direction:
+        """The links of a stage, new ones laid."""
+        place, port = self.places[stage], self._link("scale-up", way, stage, stage)
+        assert port is not None
+        above: tuple[tuple[Kind, int], ...] = (("ports", place.node), ("uplinks", place.leaf), ("pod", place.pod))
+        return Direction(port, *[self._link(kind, way, where, stage) for kind, where in above])
+
+    def _link(self, kind: Kind, way: Way, where: int, stage: int) -> int | None:
+        machine, key = self.machines[stage], (kind, way, where)
+        if key not in self.numbers:
+            bandwidth = _bandwidth(machine, kind, self.places[stage])
+            if not bandwidth:
+                return None
+            name = f"{_name(machine.hardware, kind, where, stage, self.shared)}, {way}"
+            self.numbers[key] = len(self.links)
+            self.links.append(FoldedLink(name, kind, way, bandwidth, ()))
+        number = self.numbers[key]
+        self.links[number] = self.links[number]._replace(stages=(*self.links[number].stages, stage))
+        return number
+
+
+WAYS: tuple[Way, Way] = ("out", "in")
+
+
+def _places(hardware: Hardware, replicas: int, stages: int) -> tuple[Place, ...]:
+    per_leaf = 1 if hardware.network.kind == "torus" else LEAF_NODES
+    per_pod = hardware.network.pods.nodes if hardware.network.pods else hardware.nodes
+    places = []
+    for stage in range(stages):
+        first = stage * replicas // hardware.gpus_per_node
+        end = max(first + 1, ceil((stage + 1) * replicas / hardware.gpus_per_node))
+        leaf, pod = first // per_leaf, first // per_pod
+        in_leaf, in_pod = (min(end, (at + 1) * size) - first for at, size in ((leaf, per_leaf), (pod, per_pod)))
+        places.append(Place(first, leaf, pod, in_leaf, in_pod))
+    return tuple(places)
+
+
+def _bandwidth(machine: Machine, kind: Kind, place: Place) -> float:
+    """Bytes/s, one direction; 0 where there is no such link or nothing can fill it."""
+    hardware, efficiency = machine.hardware, machine.curves.network.efficiency
+    nic, upper = machine.nic, hardware.all_to_all_bandwidth_per_gpu
+    in_node, pods = min(hardware.gpus, hardware.gpus_per_node), hardware.network.pods
+    match kind:
+        case "scale-up":
+            return port_bandwidth(machine)
+        case "ports":
+            return efficiency * nic * in_node
+        case "uplinks":
+            if not nic or (upper >= nic and hardware.network.routing == "adaptive"):
+                return 0.0
+            nodes = 1 if hardware.network.kind == "torus" else min(LEAF_NODES, hardware.nodes - place.leaf * LEAF_NODES)
+            return efficiency * upper * in_node * nodes
+        case "pod":
+            if pods is None or hardware.nodes <= pods.nodes:
+                return 0.0
+            nodes = min(pods.nodes, hardware.nodes - place.pod * pods.nodes)
+            return efficiency * upper * in_node * nodes / pods.oversubscription
+
+
+def _name(hardware: Hardware, kind: Kind, where: int, stage: int, shared: bool) -> str:
+    """What a link is called. A node that stages share goes by its number, one of a stage's many by the stage."""
+    torus = hardware.network.kind == "torus"
+    match kind:
+        case "scale-up":
+            return f"scale-up port, stage {stage}"
+        case "ports":
+            nics = "torus links" if torus else "network ports"
+            return f"{nics}, node {where}" if shared else f"{nics}, node of stage {stage}"
+        case "uplinks":
+            return f"{upper_name(hardware)}, {'node' if torus else 'leaf'} {where}"
+        case "pod":
+            return f"pod uplinks, pod {where}"
 
 
 def port_bandwidth(machine: Machine) -> float:
@@ -83,9 +173,9 @@ def port_bandwidth(machine: Machine) -> float:
     return max(curve.ring, curve.all_to_all) * machine.link
 
 
-def upper_name(machine: Machine) -> str:
+def upper_name(hardware: Hardware) -> str:
     """What lies above the network ports."""
-    match machine.hardware.network.topology:
+    match hardware.network.topology:
         case "torus-2d" | "torus-3d":
             return "middle of the torus"
         case "dragonfly":
@@ -101,23 +191,38 @@ def collective_transfer(
 
     A collective loads its ranks' links both ways; a pipeline send leaves `source` and enters `target`.
     """
-    work = operator.work
+    work, into = operator.work, source if target is None else target
     assert isinstance(work, Collective)
+    machine = min((links.machines[source], links.machines[into]), key=lambda m: m.nic)
     inside, outside = (moved * operator.calls for moved in sent_bytes(work))
-    moving = min(seconds, transfer_seconds(links.machine, work) * operator.calls)
+    moving = min(seconds, transfer_seconds(machine, work) * operator.calls)
     if not moving:
         return Transfer(operator.name, operator.item, seconds, 0.0, 1.0, ())
-    crossing = outside * crossing_share(links.machine, work)
+    over_port = inside + (outside if machine.hardware.device.scale_up.kind == "pcie" else 0.0)
+    above_leaf, above_pod = _crossing(links, work, source, into)
     wanted: dict[int, float] = {}
-    for direction in (links.out[source], links.into[source if target is None else target]):
-        over_port = inside + (outside if links.machine.hardware.device.scale_up.kind == "pcie" else 0.0)
-        wanted[direction.port] = min(over_port, moving * links.capacity[direction.port])
+    for stage, direction in ((source, links.out[source]), (into, links.into[into])):
+        place, capacity = links.places[stage], links.links
+        wanted[direction.port] = min(over_port, moving * capacity[direction.port].bandwidth)
         if direction.nic is not None:
-            capacity = links.capacity[direction.nic]
-            wanted[direction.nic] = min(outside * links.ranks_in_node, moving * capacity)
-        if direction.upper is not None:
-            wanted[direction.upper] = crossing * links.ranks_in_node
+            wanted[direction.nic] = min(outside * links.ranks_in_node, moving * capacity[direction.nic].bandwidth)
+        if direction.upper is not None and above_leaf:
+            crowded = crowding(machine.hardware, work)
+            wanted[direction.upper] = outside * above_leaf * links.ranks_in_node * place.in_leaf * crowded
+        if direction.pod is not None and above_pod:
+            wanted[direction.pod] = outside * above_pod * links.ranks_in_node * place.in_pod
     return _transfer(operator, seconds, moving, wanted, links.capacity)
+
+
+def _crossing(links: FoldedLinks, work: Collective, source: int, target: int) -> tuple[float, float]:
+    """Shares of what a rank sends over the network that pass above its leaf, and above its pod."""
+    hardware = links.machines[source].hardware
+    if work.kind == "send_recv" and source != target:
+        here, there = links.places[source], links.places[target]
+        return float(here.leaf != there.leaf), float(here.pod != there.pod)
+    pods = hardware.network.pods
+    above_pod = crossing_share(hardware, work, pods.nodes) if pods else 0.0
+    return crossing_share(hardware, work, LEAF_NODES), above_pod
 
 
 def _transfer(
@@ -131,19 +236,19 @@ def _transfer(
     return Transfer(operator.name, operator.item, seconds - moving, size, size / moving, loads)
 
 
-def crossing_share(machine: Machine, work: Collective) -> float:
-    """Share of what a rank sends over the network that passes the links above the leaves.
+def crossing_share(hardware: Hardware, work: Collective, nodes: int) -> float:
+    """Share of what a rank of a group sends over the network that leaves its part of `nodes` neighbouring nodes.
 
-    All of an all-to-all and of a transfer to another stage; of a ring, whose domains lie side by side, only the steps
-    from one leaf to the next. In a torus rings stay between neighbours.
+    The group's domains lie side by side. Of a ring only the steps from one part to the next leave it; of an all-to-all
+    what goes to domains of other parts. In a torus rings stay between neighbours, and an all-to-all passes its middle.
     """
-    if work.kind in ("all_to_all", "send_recv"):
-        return 1.0
-    hardware, domains = machine.hardware, work.group.domains
-    if hardware.network.kind == "torus" or domains == 1:
-        return 0.0
-    leaves = ceil(domains * hardware.scale_up_domain / (LEAF_NODES * hardware.gpus_per_node))
-    return leaves / domains if leaves > 1 else 0.0
+    domains, everywhere = work.group.domains, work.kind in ("all_to_all", "send_recv")
+    if hardware.network.kind == "torus":
+        return float(everywhere)
+    parts = ceil(domains * hardware.scale_up_domain / (nodes * hardware.gpus_per_node))
+    if parts <= 1 or domains == 1:
+        return float(work.kind == "send_recv")
+    return domains * (1 - 1 / parts) / (domains - 1) if everywhere else parts / domains
 
 
 def combined(transfers: Sequence[Transfer]) -> Transfer:
