@@ -11,7 +11,19 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 from simulator.engine.flows import Flow, Links, Transfer
-from simulator.engine.streams import Do, Instruction, Join, Key, Launch, Played, Signal, Streams, Wait, deadlock
+from simulator.engine.streams import (
+    Carried,
+    Do,
+    Instruction,
+    Join,
+    Key,
+    Launch,
+    Played,
+    Signal,
+    Streams,
+    Wait,
+    deadlock,
+)
 
 
 def play(streams: Streams, capacity: Sequence[float], slowdown: float = 0.0) -> Played:
@@ -23,14 +35,16 @@ def play(streams: Streams, capacity: Sequence[float], slowdown: float = 0.0) -> 
     import simpy
 
     stage = _Stage(simpy.Environment(), Links(capacity), slowdown)
-    players = {name: _Player(stage, stream) for name, stream in streams.items()}
+    players = {name: _Player(stage, name, stream) for name, stream in streams.items()}
     stage.environment.run()
     waiting = {name: player.waits for name, player in players.items() if player.end is None}
     if waiting:
         raise deadlock(waiting)
     ends = {name: player.end for name, player in players.items() if player.end is not None}
     links = stage.links
-    return Played(ends, stage.signals, stage.marks, tuple(links.moved), tuple(links.full_seconds))
+    return Played(
+        ends, stage.signals, stage.marks, tuple(links.moved), tuple(links.full_seconds), stage.carried, links.meetings
+    )
 
 
 class _Stage:
@@ -41,6 +55,7 @@ class _Stage:
         self.signals: dict[Key, float] = {}
         self.marks: dict[Key, float] = {}
         self.awaited: dict[Key, list[Any]] = {}
+        self.carried: list[Carried] = []
 
     def signal(self, key: Key) -> None:
         """Note the time and wake who waits."""
@@ -48,11 +63,11 @@ class _Stage:
         for event in self.awaited.pop(key, ()):
             event.succeed()
 
-    def move(self, transfer: Transfer) -> Any:
+    def move(self, transfer: Transfer, stream: str) -> Any:
         """Put a transfer on its links now; the event that it is done."""
         now = self.environment.now
         done = self.environment.event()
-        flow = Flow(transfer, now, done)
+        flow = Flow(transfer, now, done, stream)
         self._set(self.links.join(flow, now), now)
         return done
 
@@ -69,14 +84,15 @@ class _Stage:
         if flow.timer == number:
             now = self.environment.now
             self._set(self.links.leave(flow, now), now)
+            self.carried.append((flow.start, now, flow.transfer, flow.stream))
             flow.done.succeed()
 
 
 class _Player:
     """A stream being played: a SimPy process, and the transfers it launched."""
 
-    def __init__(self, stage: _Stage, instructions: Iterable[Instruction]) -> None:
-        self.stage = stage
+    def __init__(self, stage: _Stage, name: str, instructions: Iterable[Instruction]) -> None:
+        self.stage, self.name = stage, name
         self.lanes: dict[str, list[Any]] = {}
         self.beside = 0
         self.changed: Any = None
@@ -114,7 +130,7 @@ class _Player:
         if seconds:
             yield environment.timeout(seconds)
         if transfer is not None and transfer.bytes:
-            yield self.stage.move(transfer)
+            yield self.stage.move(transfer, self.name)
 
     def _compute(self, seconds: float) -> Generator[Any, Any, None]:
         """Compute at a pace that changes whenever transfers of this stream start or end beside it."""
@@ -144,7 +160,7 @@ class _Player:
 
         def started(_: object) -> None:
             if launch.transfer.bytes:
-                self.stage.move(launch.transfer).callbacks.append(arrived)
+                self.stage.move(launch.transfer, self.name).callbacks.append(arrived)
             else:
                 arrived(None)
 

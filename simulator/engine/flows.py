@@ -8,7 +8,7 @@ own rate: eight folded ranks load their node's port eight times over, a ring lea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 Load = tuple[int, float]
@@ -43,14 +43,28 @@ class Transfer(NamedTuple):
 
 
 class Flow:
-    """A transfer under way: bytes left as of `since`, and its rate from then on."""
+    """A transfer of a stream under way since `start`: bytes left as of `since`, and its rate from then on."""
 
-    __slots__ = ("cap", "done", "left", "loads", "rate", "since", "timer", "transfer")
+    __slots__ = ("cap", "done", "left", "loads", "rate", "since", "start", "stream", "timer", "transfer")
 
-    def __init__(self, transfer: Transfer, now: float = 0.0, done: object = None) -> None:
+    def __init__(self, transfer: Transfer, now: float = 0.0, done: object = None, stream: str = "") -> None:
         self.transfer, self.loads, self.cap = transfer, transfer.loads, transfer.cap
-        self.left, self.rate, self.since = transfer.bytes, 0.0, now
-        self.done, self.timer = done, 0
+        self.left, self.rate, self.since, self.start = transfer.bytes, 0.0, now, now
+        self.done, self.stream, self.timer = done, stream, 0
+
+
+class Meeting(NamedTuple):
+    """Transfers that asked one link for more than it carries, by name and stream."""
+
+    link: int
+    transfers: tuple[tuple[str, str], ...]
+
+
+class Cost(NamedTuple):
+    """How long it went on, and how many seconds later the transfers it held up got done, all together."""
+
+    seconds: float
+    delay: float
 
 
 def fair_rates(flows: Sequence[Flow], capacity: Sequence[float]) -> tuple[list[float], set[int]]:
@@ -93,9 +107,11 @@ class Links:
         self.capacity = tuple(capacity)
         self.load = [0.0] * len(self.capacity)
         self.flows: list[dict[Flow, None]] = [{} for _ in self.capacity]
-        self.full_since: dict[int, float] = {}
+        self.full: dict[int, tuple[float, Meeting, float]] = {}
+        """Since when a link is full, who meets there, and by how much slower they are, summed."""
         self.full_seconds = [0.0] * len(self.capacity)
         self.moved = [0.0] * len(self.capacity)
+        self.meetings: dict[Meeting, Cost] = {}
 
     def join(self, flow: Flow, now: float) -> list[tuple[Flow, float]]:
         """Put a flow on its links. Returns the flows whose rate changes, itself first where nothing is shared."""
@@ -117,12 +133,12 @@ class Links:
             del flows[flow]
             self.moved[link] += flow.transfer.bytes * load
             self.load[link] = self.load[link] - load * flow.rate if flows else 0.0
-            freed = freed or link in self.full_since
+            freed = freed or link in self.full
         if not freed:
             return []
         seeds = [other for link, _ in flow.loads for other in self.flows[link]]
         for link, _ in flow.loads:
-            self._mark(link, False, now)
+            self._close(link, now)
         return self._share(seeds, now) if seeds else []
 
     def _share(self, seeds: list[Flow], now: float) -> list[tuple[Flow, float]]:
@@ -131,11 +147,16 @@ class Links:
         rates, full = fair_rates(together, self.capacity)
         for link in links:
             self.load[link] = 0.0
-            self._mark(link, link in full, now)
+            self._close(link, now)
+        changed = []
         for flow, rate in zip(together, rates, strict=True):
             for link, load in flow.loads:
                 self.load[link] += load * rate
-        return [(flow, rate) for flow, rate in zip(together, rates, strict=True) if rate != flow.rate]
+            if rate != flow.rate:
+                changed.append((flow, rate))
+        if full:
+            self._open(full, dict(zip(together, rates, strict=True)), now)
+        return changed
 
     def _joined(self, seeds: list[Flow]) -> tuple[list[Flow], list[int]]:
         together = dict.fromkeys(seeds)
@@ -150,8 +171,16 @@ class Links:
                     pending += new
         return list(together), list(links)
 
-    def _mark(self, link: int, full: bool, now: float) -> None:
-        if full:
-            self.full_since.setdefault(link, now)
-        elif link in self.full_since:
-            self.full_seconds[link] += now - self.full_since.pop(link)
+    def _open(self, full: Iterable[int], rates: Mapping[Flow, float], now: float) -> None:
+        for link in full:
+            flows = self.flows[link]
+            who = tuple(sorted({(flow.transfer.name, flow.stream) for flow in flows}))
+            self.full[link] = now, Meeting(link, who), sum(1 - rates[flow] / flow.cap for flow in flows)
+
+    def _close(self, link: int, now: float) -> None:
+        if link in self.full:
+            since, meeting, slower = self.full.pop(link)
+            seconds = now - since
+            before = self.meetings.get(meeting, Cost(0.0, 0.0))
+            self.full_seconds[link] += seconds
+            self.meetings[meeting] = Cost(before.seconds + seconds, before.delay + seconds * slower)

@@ -8,10 +8,10 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from simulator.engine.flows import Transfer
+from simulator.engine.flows import Cost, Meeting, Transfer
 from simulator.errors import DeadlockError
 
 Key = Hashable
@@ -60,11 +60,16 @@ Instruction = Do | Launch | Join | Wait | Signal | Mark
 Streams = Mapping[str, Iterable[Instruction]]
 
 
+Carried = tuple[float, float, Transfer, str]
+"""A transfer's first and last second on its links, and the stream that started it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Played:
     """When things happened, in seconds from the start: streams ended, signals were given, marks were passed.
 
-    `moved` are bytes by link, and `full_seconds` how long each was asked for more than it carries.
+    `moved` are bytes by link, and `full_seconds` how long each was asked for more than it carries; `carried` are all
+    transfers in the order they ended, `meetings` those that held each other up.
     """
 
     ends: dict[str, float]
@@ -72,6 +77,8 @@ class Played:
     marks: dict[Key, float]
     moved: tuple[float, ...] = ()
     full_seconds: tuple[float, ...] = ()
+    carried: list[Carried] = field(default_factory=list)
+    meetings: dict[Meeting, Cost] = field(default_factory=dict)
 
     @property
     def duration(self) -> float:
