@@ -34,16 +34,21 @@ def splits(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def pipelines(draw: st.DrawFn) -> tuple[Times, int, str]:
     """Seconds of every chunk's passes, micro-batches, and a schedule that can run."""
+    kind = draw(st.sampled_from(["1f1b", "gpipe", "zb-h1", "dualpipe"]))
     stages, chunks = draw(st.integers(1, 5)), draw(st.integers(1, 3))
-    if stages == 1:
+    if kind == "dualpipe":
+        stages, chunks = draw(st.sampled_from([2, 4, 6])), 2
+    elif kind == "zb-h1":
+        stages, chunks = max(2, stages), 1
+    elif stages == 1:
         chunks = 1
-    kind = draw(st.sampled_from(["1f1b", "gpipe"]))
     rounds = draw(st.integers(1, 20))
-    rest = draw(st.integers(0, stages - 1)) if chunks == 1 else 0
+    rest = draw(st.integers(0, stages - 1)) if chunks == 1 or kind == "dualpipe" else 0
     seconds = draw(st.sampled_from([st.floats(0.01, 10.0), st.floats(0.95, 1.05)]))  # near ties settle late
     rows = st.lists(st.lists(seconds, min_size=chunks, max_size=chunks).map(tuple), min_size=stages, max_size=stages)
     send = draw(st.one_of(st.just(0.0), st.floats(0.0, 5.0)))
-    times = Times(tuple(draw(rows)), tuple(draw(rows)), send)
+    others = [tuple(draw(rows)) for _ in range({"zb-h1": 2, "dualpipe": 4}.get(kind, 0))]
+    times = Times(tuple(draw(rows)), tuple(draw(rows)), send, *others)
     return times, rounds * stages + rest, kind
 
 

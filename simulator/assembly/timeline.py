@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from simulator.cost.annotation import CostedGraph
 from simulator.engine.fast import StepTimeline, task_times
 from simulator.engine.program import Spent
 from simulator.graph.graph import Chunk as GraphChunk
 from simulator.graph.graph import Program
 from simulator.graph.operator import COLORS, Operator
+from simulator.graph.order import Pass, steady
 from simulator.result import Chunk, Color, Span, Timeline
 
 MAX_DRAWN_TASKS = 4096
@@ -26,6 +29,14 @@ _STREAMS = {
     "gradient_sync": "data",
     "parameter_gather": "data",
 }
+_PHASES: dict[Pass, Literal["forward", "backward", "weight_grad"]] = {
+    Pass.FORWARD: "forward",
+    Pass.PAIRED_FORWARD: "forward",
+    Pass.BACKWARD: "backward",
+    Pass.PAIRED_BACKWARD: "backward",
+    Pass.INPUT_GRADIENT: "backward",
+    Pass.WEIGHT_GRADIENT: "weight_grad",
+}
 
 
 def training_timeline(costed: CostedGraph, timeline: StepTimeline) -> Timeline:
@@ -35,11 +46,11 @@ def training_timeline(costed: CostedGraph, timeline: StepTimeline) -> Timeline:
     """
     pipeline = costed.graph.pipeline
     stages = drawn_stages(pipeline.stages)
-    per_round = 2 * pipeline.stages * pipeline.chunks * len(stages)
-    drawn = min(pipeline.micro_batches, max(1, MAX_DRAWN_TASKS // per_round) * pipeline.stages)
+    _, per_round = steady(pipeline.schedule, pipeline.stages, pipeline.chunks)
+    drawn = min(pipeline.micro_batches, max(1, MAX_DRAWN_TASKS // (per_round * len(stages))) * pipeline.stages)
     chunks, ends = [], [0.0] * pipeline.stages
-    for stage, forward, chunk, micro_batch, start, end in task_times(timeline, drawn, pipeline.schedule, stages):
-        chunks.append(Chunk(stage, start, end, "forward" if forward else "backward", micro_batch, chunk))
+    for stage, what, chunk, micro_batch, start, end in task_times(timeline, drawn, pipeline.schedule, stages):
+        chunks.append(Chunk(stage, start, end, _PHASES[what], micro_batch, chunk))
         ends[stage] = end  # a stage's tasks come in the order it runs them
     for stage in stages:
         tail = timeline.stages[stage].tail
@@ -52,12 +63,16 @@ def training_timeline(costed: CostedGraph, timeline: StepTimeline) -> Timeline:
     blocks: dict[str, list[Span]] = {}
     shares: dict[str, dict[str, float]] = {}
     known: dict[tuple[tuple[Program, int], ...], list[Span]] = {}
+    forward, backward, inputs, weights, *paired = costed.graph.passes
+    there, back = paired if paired[0] else (forward, inputs or backward)
     for stage in stages:
-        for phase, row, spents in (
-            ("forward", costed.graph.forward[stage], timeline.stages[stage].forward),
-            ("backward", costed.graph.backward[stage], timeline.stages[stage].backward),
+        alone = timeline.stages[stage]
+        for phase, table, spents in (
+            ("forward", there, alone.forward),
+            ("backward", back, alone.backward),
+            ("weight_grad", weights, alone.backward),
         ):
-            for part, spent in zip(row, spents, strict=True):
+            for part, spent in zip(table[stage] if table else (), spents, strict=bool(table)):
                 key = f"{stage}/{phase}/{part.index}"
                 if part.programs not in known:
                     known[part.programs] = block_spans(costed, part)

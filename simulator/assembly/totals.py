@@ -166,5 +166,5 @@ def _sends(graph: OperatorGraph) -> float:
     """Pipeline sends of one rank in a step, mean over the stages: no chunk follows the last."""
     pipeline = graph.pipeline
     sends = 2 * pipeline.chunks * pipeline.micro_batches if graph.backward else 1
-    edge = pipeline.stages * pipeline.chunks
+    edge = pipeline.stages * pipeline.visits
     return sends * (edge - 1) / edge

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from simulator.cost.annotation import CostedGraph, CostedProgram
 from simulator.cost.collective import transfer_seconds
-from simulator.engine.fast import StepTimeline, last_tasks
+from simulator.engine.fast import CUT, StepTimeline, last_tasks, sends
 from simulator.engine.flows import Transfer
 from simulator.engine.folding import FoldedLinks, collective_transfer, combined, fold_links
 from simulator.engine.program import spend
@@ -20,6 +20,7 @@ from simulator.engine.schedule import Schedule, schedule_of
 from simulator.engine.streams import Do, Instruction, Join, Launch, Mark, Signal, Streams, Wait
 from simulator.graph.graph import Chunk
 from simulator.graph.operator import Collective, Operator
+from simulator.graph.order import Pass, neighbour
 from simulator.spec.constants import Constants, read_constants
 from simulator.units import US
 
@@ -34,8 +35,8 @@ class Expansion:
     streams: Streams
     links: FoldedLinks
     schedule: Schedule
-    chunks: dict[tuple[int, bool, int], tuple[Instruction, ...]]
-    """By stage, whether forward, and chunk."""
+    chunks: dict[tuple[int, int, int], tuple[Instruction, ...]]
+    """By stage, pass and chunk."""
 
 
 def expand(costed: CostedGraph, timeline: StepTimeline) -> Expansion:
@@ -43,11 +44,11 @@ def expand(costed: CostedGraph, timeline: StepTimeline) -> Expansion:
     pipeline, links, constants = costed.graph.pipeline, fold_links(costed), read_constants()
     schedule = schedule_of(pipeline.schedule, pipeline.stages, pipeline.chunks, pipeline.micro_batches)
     compiler = _Compiler(costed, links, constants, {})
-    launch = constants.host_micro_batch_us * US / (2 * pipeline.chunks)
+    launch = constants.host_micro_batch_us * US / (2 * pipeline.visits)
     chunks = {
-        (chunk.stage, forward, chunk.index): compiler.chunk(chunk, launch)
-        for forward, stages in ((True, costed.graph.forward), (False, costed.graph.backward))
-        for stage in stages
+        (chunk.stage, int(what), chunk.index): compiler.chunk(chunk, launch / 2 if what in CUT else launch)
+        for what in Pass
+        for stage in costed.graph.passes[what]
         for chunk in stage
     }
     steps = _Steps(costed, timeline, links, schedule, chunks, constants)
@@ -113,46 +114,60 @@ class _Steps:
     timeline: StepTimeline
     links: FoldedLinks
     schedule: Schedule
-    chunks: dict[tuple[int, bool, int], tuple[Instruction, ...]]
+    chunks: dict[tuple[int, int, int], tuple[Instruction, ...]]
     constants: Constants
 
     def of(self, stage: int) -> Iterator[Instruction]:
         """The instructions of a stage."""
         schedule, pipeline = self.schedule, self.costed.graph.pipeline
         mine = (schedule.stage == stage).nonzero()[0]
-        columns = (schedule.forward, schedule.chunk, schedule.awaited, schedule.sent)
+        columns = (schedule.what, schedule.chunk, schedule.awaited, schedule.sent)
         rows = list(zip(mine.tolist(), *(column[mine].tolist() for column in columns), strict=True))
         gathers, syncs = self._overlapped("parameter_gather", stage), self._overlapped("gradient_sync", stage)
         window = last_tasks(pipeline)
-        syncing = [task for task, forward, *_ in rows if not forward][-window]
-        gathered = [task for task, forward, *_ in rows if forward][window - 1]
-        sends = {forward: self._send(stage, forward) for forward in (True, False)}
-        edges = {True: (pipeline.stages - 1, pipeline.chunks - 1), False: (0, 0)}
+        syncing = [task for task, what, *_ in rows if not Pass(what).goes_forward][-window]
+        gathered = [task for task, what, *_ in rows if Pass(what).goes_forward][window - 1]
+        transfers = self._sends(stage)
+        results: list[tuple[int, Transfer | None]] = []
         yield from (Launch(transfer, PARAMETERS) for transfer in gathers)
-        for task, forward, chunk, awaited, sent in rows:
-            if sent:
-                yield Wait(awaited)
+        for task, what, chunk, awaited, sent in rows:
+            yield from (Wait(other) for other, travels in zip(awaited, sent, strict=True) if travels)
             yield Mark(2 * task)
             if task == syncing:
                 yield from (Launch(transfer, GRADIENTS) for transfer in syncs)
-            yield from self.chunks[stage, forward, chunk]
-            send = None if (stage, chunk) == edges[forward] else sends[forward]
+            yield from self.chunks[stage, what, chunk]
+            send = transfers.get((what, chunk))
             if send is not None and not pipeline.overlap_send:
                 yield Do(0.0, send)
             yield Mark(2 * task + 1)
             if task == gathered:
                 yield Join(PARAMETERS)
-            yield Launch(send, "sends", task) if send is not None and pipeline.overlap_send else Signal(task)
+            results.append((task, send))
+            if what != Pass.PAIRED_FORWARD:  # a pair's results are out together
+                yield from self._released(results)
+                results = []
         yield Join(GRADIENTS)
         yield Mark(f"tail {stage}")
         yield from self._tail(stage)
 
-    def _send(self, stage: int, forward: bool) -> Transfer | None:
+    def _released(self, results: list[tuple[int, Transfer | None]]) -> Iterator[Instruction]:
+        for task, send in results:
+            overlapped = send is not None and self.costed.graph.pipeline.overlap_send
+            yield Launch(send, "sends", task) if overlapped else Signal(task)  # type: ignore[arg-type]
+
+    def _sends(self, stage: int) -> dict[tuple[int, int], Transfer]:
+        """What follows a pass of a chunk to another stage."""
         pipeline = self.costed.graph.pipeline
+        found: dict[tuple[int, int], Transfer] = {}
         if pipeline.send is None:
-            return None
-        target = (stage + (1 if forward else -1)) % pipeline.stages
-        return collective_transfer(self.links, pipeline.send, self.costed.send, stage, target)
+            return found
+        for what in Pass:
+            for chunk in range(pipeline.chunks):
+                if sends(pipeline, what, stage, chunk):
+                    target = neighbour(pipeline.schedule, stage, chunk, pipeline.stages, forward=what.goes_forward)
+                    moved = collective_transfer(self.links, pipeline.send, self.costed.send, stage, target)
+                    found[what, chunk] = moved
+        return found
 
     def _overlapped(self, item: str, stage: int) -> list[Transfer]:
         """The part of a stage's synchronisation or gather that its passes hide."""
@@ -176,7 +191,9 @@ class _Steps:
         if not seconds:
             return []
         operators = end.gradient_sync if item == "gradient_sync" else end.parameter_gather
-        moving = [transfer_seconds(self.links.machine, op.work) for op in operators if isinstance(op.work, Collective)]
+        moving = [
+            transfer_seconds(self.links.machines[stage], op.work) for op in operators if isinstance(op.work, Collective)
+        ]
         shares = [seconds * one / sum(moving) for one in moving]
         parts = zip(operators, shares, strict=True)
         return [combined([collective_transfer(self.links, operator, share, stage) for operator, share in parts])]

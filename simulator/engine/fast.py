@@ -7,15 +7,17 @@ ranks that differ; `certificate` says whether the first can have happened.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log2
 
 from simulator.cost.annotation import CostedGraph, CostedProgram
+from simulator.engine.loads import Clash, LinkUse
 from simulator.engine.pipeline import Placed, Times, place, stage_ends
 from simulator.engine.program import Spent, spend
+from simulator.engine.streams import Carried
 from simulator.graph.graph import Chunk, Pipeline
+from simulator.graph.order import Pass, near_chunk, position, runs
 from simulator.spec.constants import Constants, read_constants
 from simulator.units import US
 
@@ -24,23 +26,16 @@ FAST = "fast (longest path over folded ranks)"
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """One stage's step: seconds spent by item, all micro-batches together, and its end-of-step work."""
+    """One stage's step: seconds spent by item, all micro-batches together, and its end-of-step work.
+
+    `forward` and `backward` are what a chunk's whole passes take alone.
+    """
 
     forward: tuple[Spent, ...]
     backward: tuple[Spent, ...]
     busy: Spent
     tail: Spent
     end: float
-
-
-@dataclass(frozen=True, slots=True)
-class LinkUse:
-    """What a link carried in one step, of its bytes/s, and how long it was asked for more than it carries."""
-
-    name: str
-    bandwidth: float
-    bytes: float
-    full_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +49,9 @@ class StepTimeline:
     certificate: str
     engine: str = FAST
     links: tuple[LinkUse, ...] = ()
-    """Where events were played."""
+    """Where events were played; so are the next two."""
+    clashes: tuple[Clash, ...] = ()
+    carried: Sequence[Carried] = ()
 
     @property
     def exact(self) -> bool:
@@ -88,7 +85,7 @@ def execute_many(points: Sequence[tuple[CostedGraph, int]]) -> list[StepTimeline
 
 
 def task_times(timeline: StepTimeline, micro_batches: int, schedule: str, stages: Sequence[int]) -> Iterator[Placed]:
-    """Forward and backward tasks of some stages with start and end, for drawing."""
+    """The tasks of some stages with start and end, for drawing; `micro_batches` through each chunk."""
     return place(timeline.times, micro_batches, schedule, stages)
 
 
@@ -100,8 +97,8 @@ class _Sums:
     programs: dict[CostedProgram, Spent]
     chunks: dict[tuple[object, ...], tuple[Spent, float]]
     """(seconds by item, all of them) of a chunk, by its programs with counts and what the host and a send add."""
-    stages: dict[tuple[_Stage, int], Spent]
-    """Of all micro-batches of a stage, by its chunks and how many micro-batches there are."""
+    stages: dict[tuple[tuple[Spent, int], ...], Spent]
+    """Of all tasks of a stage, by what they take and how many there are."""
 
     def program(self, costed: CostedProgram) -> Spent:
         if costed not in self.programs:
@@ -118,17 +115,21 @@ class _Sums:
             self.chunks[key] = total, total.duration
         return self.chunks[key]
 
-    def stage(self, stage: _Stage, micro_batches: int) -> Spent:
-        key = (stage, micro_batches)
+    def stage(self, stage: _Stage, counts: dict[tuple[Pass, int], int]) -> Spent:
+        how_often: dict[Spent, int] = {}
+        for (what, chunk), count in counts.items():
+            spent = stage[what][chunk]
+            how_often[spent] = how_often.get(spent, 0) + count
+        key = tuple(how_often.items())
         if key not in self.stages:
             busy = self.stages[key] = Spent()
-            for spent, count in Counter((*stage[0], *stage[1])).items():
-                busy.add(spent, count * micro_batches)
+            for spent, count in key:
+                busy.add(spent, count)
         return self.stages[key]
 
 
-_Stage = tuple[tuple[Spent, ...], tuple[Spent, ...]]
-"""What a stage's forward and backward chunks take; chunks that do the same share one record."""
+_Stage = tuple[tuple[Spent, ...], ...]
+"""What a stage's chunks take, by `Pass`; chunks that do the same share one record."""
 
 
 def _shape(costed: CostedGraph) -> tuple[str, int, int, int]:
@@ -139,39 +140,55 @@ def _shape(costed: CostedGraph) -> tuple[str, int, int, int]:
 def _times(costed: CostedGraph, sums: _Sums) -> tuple[list[_Stage], Times]:
     """What each chunk's time goes to, and how long it takes.
 
-    A blocking send keeps its stage busy: after every forward pass but that of the last chunk, after every backward pass
-    but that of the first.
+    A blocking send keeps its stage busy: after every pass that another stage waits for.
     """
-    graph, pipeline = costed.graph, costed.graph.pipeline
-    launch = sums.constants.host_micro_batch_us * US / (2 * pipeline.chunks)
+    pipeline = costed.graph.pipeline
+    launch = sums.constants.host_micro_batch_us * US / (2 * pipeline.visits)
     blocking = 0.0 if pipeline.overlap_send else costed.send
-    known: dict[tuple[object, float], tuple[Spent, float]] = {}
+    known: dict[tuple[object, float, float], tuple[Spent, float]] = {}
 
-    def chunks(row: tuple[Chunk, ...], edge: tuple[int, int]) -> tuple[tuple[Spent, ...], tuple[float, ...]]:
+    def passes(what: Pass, row: tuple[Chunk, ...]) -> tuple[tuple[Spent, ...], tuple[float, ...]]:
         found = []
         for chunk in row:
-            send = blocking if (chunk.stage, chunk.index) != edge else 0.0
-            key = (chunk.programs, send)
+            send = blocking if sends(pipeline, what, chunk.stage, chunk.index) else 0.0
+            host = launch / 2 if what in CUT else launch
+            key = (chunk.programs, host, send)
             if key not in known:
                 programs = tuple([(costed.of(program), count) for program, count in chunk.programs])
-                known[key] = sums.chunk(programs, launch, send)
+                known[key] = sums.chunk(programs, host, send)
             found.append(known[key])
         return tuple([spent for spent, _ in found]), tuple([seconds for _, seconds in found])
 
-    last, first = (pipeline.stages - 1, pipeline.chunks - 1), (0, 0)
-    forward = [chunks(row, last) for row in graph.forward]
-    backward = [chunks(row, first) for row in graph.backward]
-    stages = [(there, back) for (there, _), (back, _) in zip(forward, backward, strict=True)]
+    tables = [[passes(what, row) for row in costed.graph.passes[what]] for what in Pass]
+    stages = [tuple([table[stage][0] if table else () for table in tables]) for stage in range(pipeline.stages)]
+    forward, backward, *others = [tuple([seconds for _, seconds in table]) for table in tables]
     send = costed.send if pipeline.overlap_send else 0.0
-    return stages, Times(tuple([row for _, row in forward]), tuple([row for _, row in backward]), send)
+    return stages, Times(forward, backward, send, *others)
+
+
+CUT = (Pass.INPUT_GRADIENT, Pass.WEIGHT_GRADIENT)
+"""The halves of a backward pass that its schedule cuts."""
+
+
+def sends(pipeline: Pipeline, what: Pass, stage: int, chunk: int) -> bool:
+    """Whether another stage waits for a pass: the model's first chunk sends no gradient and its last no activation."""
+    place = position(pipeline.schedule, stage, chunk, pipeline.stages)
+    edge = pipeline.stages * pipeline.visits - 1 if what.goes_forward else 0
+    return what is not Pass.WEIGHT_GRADIENT and place != edge
 
 
 def _timeline(
     costed: CostedGraph, ranks: int, stages: list[_Stage], times: Times, ends: list[float], sums: _Sums
 ) -> StepTimeline:
-    micro_batches = costed.graph.pipeline.micro_batches
+    kind, *shape = _shape(costed)
     found = [
-        StageTime(*stage, sums.stage(stage, micro_batches), _tail(costed, s, times, sums.constants), ends[s])
+        StageTime(
+            stage[Pass.FORWARD],
+            stage[Pass.BACKWARD],
+            sums.stage(stage, runs(kind, s, *shape)),
+            _tail(costed, s, times, sums.constants),
+            ends[s],
+        )
         for s, stage in enumerate(stages)
     ]
     clean = max(stage.end + stage.tail.duration for stage in found)
@@ -187,30 +204,33 @@ def _tail(costed: CostedGraph, stage: int, times: Times, constants: Constants) -
     """
     costs, overlap = costed.ends[stage], costed.graph.overlap_gradients
     tail = Spent()
-    for item, passes in (("gradient_sync", times.backward[stage]), ("parameter_gather", times.forward[stage])):
+    gradients = times.weight_gradient or times.backward
+    for item, passes in (("gradient_sync", gradients[stage]), ("parameter_gather", times.forward[stage])):
         seconds = costs[item]
         if not seconds:
             continue
-        window = constants.overlap_rate * _last_pass(costed, passes) if overlap else 0.0
+        window = constants.overlap_rate * _last_pass(costed.graph.pipeline, stage, passes) if overlap else 0.0
         hidden = min(seconds, window)
         tail.add(Spent({item: seconds - hidden}, {item: hidden}))
     tail.add(Spent({"optimizer": costs["update"], "host": constants.host_step_us * US}))
     return tail
 
 
-def _last_pass(costed: CostedGraph, chunks: Sequence[float]) -> float:
+def _last_pass(pipeline: Pipeline, stage: int, chunks: Sequence[float]) -> float:
     """Seconds of the tasks in which a stage's last chunk of gradients or first of parameters is not yet complete."""
-    return sum(chunks[:-1]) * _together(costed.graph.pipeline) + chunks[-1]
+    if pipeline.visits < pipeline.chunks:
+        return chunks[near_chunk(stage, pipeline.stages)]
+    return sum(chunks[:-1]) * _together(pipeline) + chunks[-1]
 
 
 def last_tasks(pipeline: Pipeline) -> int:
     """Tasks of a stage in which overlapped gradients or parameters can hide.
 
-    One micro-batch's pass without interleaving. With v chunks the last micro-batches go through them one after the
-    other, `stages` at a time and from the last chunk to the first, so the last chunk's gradients are complete after its
-    last task; parameters are needed in the mirrored order.
+    One micro-batch's pass without interleaving; of a backward pass that is cut, the weights' part. With v chunks the
+    last micro-batches go through them one after the other, `stages` at a time and from the last chunk to the first, so
+    the last chunk's gradients are complete after its last task; parameters are needed in the mirrored order.
     """
-    return (pipeline.chunks - 1) * _together(pipeline) + 1
+    return (pipeline.visits - 1) * _together(pipeline) + 1
 
 
 def _together(pipeline: Pipeline) -> int:

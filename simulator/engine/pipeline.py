@@ -9,31 +9,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.engine.schedule import Schedule, schedule_of
+from simulator.graph.order import Pass
 
 Seconds = NDArray[np.float64]
+Table = tuple[tuple[float, ...], ...]
+"""Seconds by stage and chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds of each stage's chunk tasks, and of the transfer to the next stage."""
+    """Seconds of each stage's chunk tasks, and of the transfer to the next stage.
 
-    forward: tuple[tuple[float, ...], ...]
-    backward: tuple[tuple[float, ...], ...]
+    Where the schedule cuts or pairs passes, what these take follows; a pair takes the seconds of both.
+    """
+
+    forward: Table
+    backward: Table
     send: float
+    input_gradient: Table = ()
+    weight_gradient: Table = ()
+    paired_forward: Table = ()
+    paired_backward: Table = ()
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """By `Pass`; empty for those that the schedule does not run."""
+        cut, paired = (self.input_gradient, self.weight_gradient), (self.paired_forward, self.paired_backward)
+        return self.forward, self.backward, *cut, *paired
 
 
 class Placed(NamedTuple):
     """A task with its place in time."""
 
     stage: int
-    forward: bool
+    what: Pass
     chunk: int
     micro_batch: int
     start: float
@@ -44,9 +59,9 @@ def place(times: Times, micro_batches: int, kind: str, stages: Sequence[int]) ->
     """The tasks of some stages with start and end. Raises DeadlockError where the order can't be run."""
     schedule = schedule_of(kind, len(times.forward), len(times.forward[0]), micro_batches)
     chosen = np.isin(schedule.stage, stages)
-    columns = (schedule.stage, schedule.forward, schedule.chunk, schedule.micro_batch, _ends(schedule, [times])[:, 0])
-    for s, forward, c, i, end in zip(*(column[chosen].tolist() for column in columns), strict=True):
-        yield Placed(s, forward, c, i, end - (times.forward if forward else times.backward)[s][c], end)
+    columns = (schedule.stage, schedule.what, schedule.chunk, schedule.micro_batch, _ends(schedule, [times])[:, 0])
+    for s, what, c, i, end in zip(*(column[chosen].tolist() for column in columns), strict=True):
+        yield Placed(s, Pass(what), c, i, end - times.tables[what][s][c], end)
 
 
 FIRST_ROUNDS = 4
@@ -68,7 +83,7 @@ def stage_ends(points: Sequence[Times], micro_batches: int, kind: str) -> Second
     rounds = FIRST_ROUNDS
     while left.size:
         count = min(micro_batches, rounds * stages + micro_batches % stages)
-        schedule = schedule_of(kind, stages, chunks, count if kind == "1f1b" else micro_batches)
+        schedule = schedule_of(kind, stages, chunks, micro_batches if kind == "gpipe" else count)
         tasks = _ends(schedule, [points[i] for i in left.tolist()])
         period = np.zeros(left.size) if schedule.micro_batches == micro_batches else _period(schedule, tasks)
         done = ~np.isnan(period)
@@ -80,16 +95,10 @@ def stage_ends(points: Sequence[Times], micro_batches: int, kind: str) -> Second
 
 def _period(schedule: Schedule, ends: Seconds) -> Seconds:
     """Seconds a round takes from the middle of the schedule on: one for each point, NaN where it has not settled."""
-    stages = schedule.last.size
-    rows = np.argsort(schedule.stage, kind="stable")
-    by_stage = ends[rows].reshape(stages, -1, ends.shape[1])
-    length = by_stage.shape[1]
-    warm = int(np.argmin(schedule.forward[rows][:length]))  # forward passes of stage 0 before its first backward
-    window = length * stages // schedule.micro_batches
-    middle = by_stage[:, warm : length - warm]
-    if middle.shape[1] < 2 * window:
+    if schedule.rounds is None:
         return np.full(ends.shape[1], np.nan)
-    gain = middle[:, -window:] - middle[:, -2 * window : -window]
+    rounds = ends[schedule.rounds]
+    gain = rounds[:, 1] - rounds[:, 0]
     period = gain[0, 0]
     same = (np.abs(gain - period) <= SAME * period).all(axis=(0, 1))
     return np.where(same, period, np.nan)
@@ -103,33 +112,51 @@ def _ends(schedule: Schedule, points: Sequence[Times]) -> Seconds:
     """Ends of all tasks: an array (tasks, points)."""
     if len(points) * schedule.last.size < WIDE:
         return np.array([_ends_of_one(schedule, times) for times in points]).T
-    rows = np.array([list(chain(*times.forward, *times.backward)) for times in points]).T
+    rows = np.array([_rows(times) for times in points]).T
     durations = rows[_durations(schedule, points[0])]
-    lags = np.multiply.outer(schedule.sent, np.array([times.send for times in points]))
+    sends = np.array([times.send for times in points])
+    needs = [
+        (released, np.multiply.outer(sent, sends))
+        for released, sent in zip(schedule.released.T, schedule.sent.T, strict=True)
+    ]
     ends = np.zeros((len(durations) + 1, len(points)))  # the last row is the start of time, at index -1
     for begin, end in schedule.waves:
-        ready = ends.take(schedule.awaited[begin:end], axis=0)
-        ready += lags[begin:end]
         now = ends[begin:end]
-        np.maximum(ready, ends.take(schedule.before[begin:end], axis=0), out=now)
+        np.copyto(now, ends.take(schedule.before[begin:end], axis=0))
+        for released, lags in needs:
+            ready = ends.take(released[begin:end], axis=0)
+            ready += lags[begin:end]
+            np.maximum(now, ready, out=now)
         now += durations[begin:end]
     return ends[:-1]
 
 
 def _ends_of_one(schedule: Schedule, times: Times) -> list[float]:
     """The same of one point."""
-    rows = list(chain(*times.forward, *times.backward))
-    lags = (0.0, times.send)
+    rows, send = _rows(times), times.send
     ends = [0.0] * (schedule.stage.size + 1)
-    columns = (schedule.before, schedule.awaited, schedule.sent, _durations(schedule, times))
-    for task, (before, awaited, sent, row) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        ready, now = ends[awaited] + lags[sent], ends[before]
-        ends[task] = (ready if ready > now else now) + rows[row]
+    lags = np.where(schedule.sent, send, 0.0)
+    columns = (schedule.before, schedule.released[:, 0], lags[:, 0], _durations(schedule, times))
+    two = schedule.released.shape[1] == 2
+    also = zip(schedule.released[:, -1].tolist(), lags[:, -1].tolist(), strict=True)
+    for task, (before, released, lag, row) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        ready, now = ends[released] + lag, ends[before]
+        if ready > now:
+            now = ready
+        if two:
+            other, lag = next(also)
+            now = max(now, ends[other] + lag)
+        ends[task] = now + rows[row]
     return ends[:-1]
 
 
+def _rows(times: Times) -> list[float]:
+    """The seconds of all tables after one another."""
+    return [seconds for table in times.tables for row in table for seconds in row]
+
+
 def _durations(schedule: Schedule, times: Times) -> NDArray[np.int64]:
-    """Which entry of all forward, then all backward durations each task takes."""
-    chunks = len(times.forward[0])
-    row = schedule.stage * chunks + schedule.chunk
-    return np.where(schedule.forward, row, row + len(times.forward) * chunks)
+    """Which entry of all tables after one another each task takes."""
+    sizes = [sum(map(len, table)) for table in times.tables]
+    first = np.cumsum([0, *sizes[:-1]])
+    return np.asarray(first[schedule.what] + schedule.stage * len(times.forward[0]) + schedule.chunk)

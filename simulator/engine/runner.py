@@ -13,7 +13,8 @@ from simulator.cost.annotation import CostedGraph
 from simulator.engine.certificate import overloaded
 from simulator.engine.contention import play
 from simulator.engine.expansion import Expansion, expand
-from simulator.engine.fast import LinkUse, StageTime, StepTimeline
+from simulator.engine.fast import StageTime, StepTimeline
+from simulator.engine.loads import clashes, link_uses
 from simulator.engine.pipeline import Times
 from simulator.engine.program import Spent
 from simulator.engine.streams import Played, play_alone
@@ -77,16 +78,17 @@ def _with_sharing(expansion: Expansion, fast: StepTimeline, slowdown: float) -> 
     noise = fast.noise * end / clean
     stages = tuple([_stage(expansion, played, fast, stage) for stage in range(len(fast.stages))])
     words = _words(expansion, played, max(0.0, end / clean - 1), slowdown)
-    links = expansion.links
-    uses = zip(links.names, links.capacity, played.moved, played.full_seconds, strict=True)
+    links = expansion.links.links
     return StepTimeline(
         duration=end + noise,
         stages=stages,
-        times=_mean_times(expansion, played),
+        times=_mean_times(expansion, played, fast.times),
         noise=noise,
         certificate=words,
         engine=EVENTS,
-        links=tuple([LinkUse(*use) for use in uses]),
+        links=link_uses(links, played, end),
+        clashes=clashes(links, played),
+        carried=played.carried,
     )
 
 
@@ -108,23 +110,28 @@ def _added(seconds: float, alone: float) -> float:
     return seconds - alone if seconds > alone * (1 + 1e-9) else 0.0
 
 
-def _mean_times(expansion: Expansion, played: Played) -> Times:
-    """Mean seconds of each chunk's tasks over the micro-batches, and of the transfers between them."""
+def _mean_times(expansion: Expansion, played: Played, alone: Times) -> Times:
+    """Mean seconds of each chunk's tasks over the micro-batches, and of the transfers between them; of passes that no
+    task runs, the seconds alone."""
     schedule, marks = expansion.schedule, played.marks
-    totals: dict[tuple[int, bool, int], list[float]] = {key: [] for key in expansion.chunks}
-    columns = (schedule.stage, schedule.forward, schedule.chunk, schedule.awaited, schedule.sent)
+    totals: dict[tuple[int, int, int], list[float]] = {}
     lags = []
-    for task, (stage, forward, chunk, awaited, sent) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-        totals[stage, forward, chunk].append(marks[2 * task + 1] - marks[2 * task])
-        if sent:
-            lags.append(played.signals[awaited] - marks[2 * awaited + 1])
-    stages, chunks = len({key[0] for key in totals}), len({key[2] for key in totals})
+    columns = (schedule.stage, schedule.what, schedule.chunk, schedule.awaited, schedule.released, schedule.sent)
+    for task, (stage, what, chunk, *needs) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        totals.setdefault((what, stage, chunk), []).append(marks[2 * task + 1] - marks[2 * task])
+        for awaited, released, sent in zip(*needs, strict=True):
+            if sent:
+                lags.append(played.signals[awaited] - marks[2 * released + 1])
 
-    def table(forward: bool) -> tuple[tuple[float, ...], ...]:
-        rows = [[totals[s, forward, c] for c in range(chunks)] for s in range(stages)]
-        return tuple([tuple([sum(seconds) / len(seconds) for seconds in row]) for row in rows])
+    def mean(what: int, stage: int, chunk: int, seconds: float) -> float:
+        found = totals.get((what, stage, chunk))
+        return sum(found) / len(found) if found else seconds
 
-    return Times(table(True), table(False), sum(lags) / len(lags) if lags else 0.0)
+    forward, backward, *others = [
+        tuple(tuple(mean(what, s, c, seconds) for c, seconds in enumerate(row)) for s, row in enumerate(table))
+        for what, table in enumerate(alone.tables)
+    ]
+    return Times(forward, backward, sum(lags) / len(lags) if lags else 0.0, *others)
 
 
 def _words(expansion: Expansion, played: Played, added: float, slowdown: float) -> str:
@@ -138,7 +145,5 @@ def _words(expansion: Expansion, played: Played, added: float, slowdown: float) 
     fullest = max(range(len(played.full_seconds)), key=played.full_seconds.__getitem__, default=0)
     if not played.full_seconds[fullest]:
         return f"{words}: no link was ever asked for more than it carries"
-    share = played.full_seconds[fullest] / played.duration
-    return (
-        f"{words}; for {share:.1%} of it more was asked of one link than it carries ({expansion.links.names[fullest]})"
-    )
+    share, link = played.full_seconds[fullest] / played.duration, expansion.links.links[fullest]
+    return f"{words}; for {share:.1%} of it more was asked of one link than it carries ({link.name})"

@@ -49,12 +49,18 @@ class Pipeline:
 
     stages: int
     chunks: int
-    """Model chunks per stage (vpp)."""
+    """Model chunks per stage: vpp, or the two that a rank holds with DualPipe."""
     micro_batches: int
+    """Through each chunk: with DualPipe half of a step's pass either."""
     schedule: str
     send: Operator | None
     """Activation transfer between neighbouring stages, one direction."""
     overlap_send: bool
+
+    @property
+    def visits(self) -> int:
+        """Chunks of a stage that one micro-batch passes."""
+        return 1 if self.schedule == "dualpipe" else self.chunks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,16 +72,31 @@ class StageEnd:
     parameter_gather: tuple[Operator, ...] = ()
 
 
+Chunks = tuple[tuple[Chunk, ...], ...]
+"""Chunks by stage and number."""
+
+
 @dataclass(frozen=True, slots=True)
 class OperatorGraph:
-    """One training step or one inference phase. `forward[stage][chunk]` and `backward[stage][chunk]`."""
+    """One training step or one inference phase. `forward` and `backward` are all that each chunk does for a micro-batch;
+    where the schedule cuts backward passes or runs passes in pairs, the same work follows as it is then run."""
 
     pipeline: Pipeline
-    forward: tuple[tuple[Chunk, ...], ...]
-    backward: tuple[tuple[Chunk, ...], ...] = ()
+    forward: Chunks
+    backward: Chunks = ()
     ends: tuple[StageEnd, ...] = ()
     overlap_gradients: bool = True
     replicas: int = 1
     """GPUs each stage stands for."""
     programs: tuple[Program, ...] = field(default=())
     """Every distinct program once, in order of first use."""
+    input_gradient: Chunks = ()
+    weight_gradient: Chunks = ()
+    paired_forward: Chunks = ()
+    paired_backward: Chunks = ()
+
+    @property
+    def passes(self) -> tuple[Chunks, ...]:
+        """By `Pass`; empty for those that the schedule does not run."""
+        cut, paired = (self.input_gradient, self.weight_gradient), (self.paired_forward, self.paired_backward)
+        return self.forward, self.backward, *cut, *paired
