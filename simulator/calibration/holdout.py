@@ -51,6 +51,13 @@ def splits(op: str, x: Shape) -> list[Split]:
                 _range("beyond: sequence", x["seq"] <= 2048, x["seq"] >= 8192),
                 _range("beyond: heads", x["heads"] <= 16, x["heads"] >= 32),
             ]
+        case "mla_prefill" | "mla_decode":
+            wanted = [
+                _groups("new head shapes", x, ("heads",), inner=True),
+                _groups("new sequence lengths", x, ("seq",), apart=("heads",), inner=True),
+                _range("beyond: sequence", x["seq"] <= 2048, x["seq"] >= 8192),
+                _range("beyond: heads", x["heads"] <= 16, x["heads"] >= 32),
+            ]
         case "dispatch" | "combine":
             wanted = [
                 _alternate("new token counts", x["tokens"]),

@@ -39,9 +39,9 @@ def layouts(op: str) -> tuple[Layout, ...]:
                 _moe(("spread", 1.0), ("tokens", 2.0), ("skew", 1.0)),
                 _moe(("tp", 1.0), ("rows_per_expert", 1.0), ("inter", 1.0)),
             )
-        case "prefill":
+        case "prefill" | "mla_prefill":
             return (*_attention(), Layout((("waves", 1.0), ("full", 0.2), ("seq", 1.0)), 0.1, 0.1))
-        case "decode":
+        case "decode" | "mla_decode":
             return _attention()
         case "dispatch" | "combine":
             return (

@@ -89,9 +89,9 @@ def priors(
             return {**_GEMM, **_QUANTISATION} if quantised else _GEMM
         case "moe":
             return _MOE
-        case "prefill":
+        case "prefill" | "mla_prefill":
             return _PREFILL
-        case "decode":
+        case "decode" | "mla_decode":
             return _DECODE
         case "dispatch" | "combine":
             found = {**_EXCHANGE, **(_COPIES if copies else {}), **(_PER_SM if counts_sms else {})}

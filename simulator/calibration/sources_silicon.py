@@ -53,7 +53,7 @@ of TensorRT-LLM say so in their name instead."""
 _SKEWS = {"balanced": 0.0, "power_law_1.01": 1.01, "power_law_1.2": 1.2}
 FEWEST_ROWS = 400
 """Kernels with fewer rows than this are special cases of another kernel's table."""
-LANES = {"gemm": 1, "moe": 3, "prefill": 3, "decode": 3}
+LANES = 3
 """Kernels kept per operation and dtype, from different frameworks."""
 
 
@@ -134,7 +134,7 @@ def read_silicon(device: str, folder: str | Path | None = None, *, ops: Sequence
     return Imported(check_table(table, str(gpu)), tuple(refused))
 
 
-OPS = ("gemm", "moe", "prefill", "decode", "collective", "exchange")
+OPS = ("gemm", "moe", "prefill", "decode", "mla_prefill", "mla_decode", "collective", "exchange")
 
 
 def _read(database: Database, gpu: Path, device: str, op: str) -> Iterator[pd.DataFrame]:
@@ -147,6 +147,10 @@ def _read(database: Database, gpu: Path, device: str, op: str) -> Iterator[pd.Da
             return _lanes(database, gpu, op, "attention/*/*/context_attention_perf.parquet")
         case "decode":
             return _lanes(database, gpu, op, "attention/*/*/generation_attention_perf.parquet")
+        case "mla_prefill":
+            return _lanes(database, gpu, op, "mla/*/*/context_mla_perf.parquet")
+        case "mla_decode":
+            return _lanes(database, gpu, op, "mla/*/*/generation_mla_perf.parquet")
         case "collective":
             return _collectives(database, gpu)
         case "exchange":
@@ -195,9 +199,29 @@ def _lanes(database: Database, gpu: Path, op: str, pattern: str) -> Iterator[pd.
             if op != "gemm" or framework in _GEMM_FRAMEWORKS.get(dtype, _FRAMEWORKS):
                 found.setdefault(dtype, []).append((framework, kernel, rows))
     for dtype, lanes in found.items():
+        if op == "gemm" and dtype == "bf16":
+            yield _together(database, files, [(framework, rows) for framework, _, rows in lanes])
+            continue
         largest = max(len(rows) for *_, rows in lanes)
-        for framework, kernel, rows in sorted(lanes, key=lambda lane: 2 * len(lane[2]) < largest)[: LANES[op]]:
+        for framework, kernel, rows in sorted(lanes, key=lambda lane: 2 * len(lane[2]) < largest)[:LANES]:
             yield _finished(database, files[framework], op, dtype, f"{framework}:{kernel}", rows)
+
+
+def _together(database: Database, files: dict[str, Path], lanes: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """16-bit GEMMs of all frameworks as one table: each calls cuBLAS through torch, so theirs are repeated measurements.
+
+    The median of them is free of a machine's bad hours (vLLM's on GB200 are up to 2.5 times slower than the others').
+    """
+    import pandas as pd
+
+    each = [_finished(database, files[name], "gemm", "bf16", "cublas", rows) for name, rows in lanes]
+    shape = ["m", "n", "k"]
+    found = pd.concat(each).groupby(shape, sort=True)["latency_s"].median().reset_index()
+    found["op"], found["dtype"], found["kernel"], found["library"] = "gemm", "bf16", "cublas", "torch"
+    found["version"] = ", ".join(f"{name} {files[name].parent.name}" for name, _ in lanes)
+    places = "; ".join(files[name].relative_to(database.folder.parent.parent).as_posix() for name, _ in lanes)
+    found["source"] = f"{database.release}, {places}"
+    return found
 
 
 def _kernels(op: str, file: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -217,7 +241,8 @@ def _dtype(op: str, raw: pd.DataFrame) -> pd.Series:
         return raw["gemm_dtype"].map(_DTYPES)
     if op == "moe":
         return raw["moe_dtype"].map(_DTYPES)
-    compute, cache = raw["attn_dtype"].map(_DTYPES), raw["kv_cache_dtype"].map(_DTYPES)
+    column = "mla_dtype" if op.startswith("mla") else "attn_dtype"
+    compute, cache = raw[column].map(_DTYPES), raw["kv_cache_dtype"].map(_DTYPES)
     return compute.where(compute == cache, "fp8_cache").where(compute.notna() & cache.notna())
 
 
@@ -246,11 +271,19 @@ def _attention(rows: pd.DataFrame, *, decode: bool) -> pd.DataFrame:
     return found[["batch", "seq", "heads", "kv_heads", "head_dim", "window", "latency"]]
 
 
+def _latent(rows: pd.DataFrame, *, decode: bool) -> pd.DataFrame:
+    found = rows.rename(columns={"batch_size": "batch", "num_heads": "heads"})
+    found["seq"] = found["isl"] + found["step"] if decode else found["isl"]
+    return found[["batch", "seq", "heads", "latency"]]
+
+
 _SHAPES: dict[str, Any] = {
     "gemm": _gemm,
     "moe": _moe,
     "prefill": lambda rows: _attention(rows, decode=False),
     "decode": lambda rows: _attention(rows, decode=True),
+    "mla_prefill": lambda rows: _latent(rows, decode=False),
+    "mla_decode": lambda rows: _latent(rows, decode=True),
 }
 
 

@@ -24,6 +24,7 @@ from simulator.graph.operator import Attention, Collective, Gemm, WeightGrad
 from simulator.result import Basis
 from simulator.spec.evidence import Found
 from simulator.spec.forms import COLUMNS, K_CAP, K_UNIT
+from simulator.spec.forms_attention import latent_shape
 from simulator.spec.profile import Fit
 from simulator.units import US
 
@@ -40,10 +41,10 @@ DTYPES = {
 KERNELS = {
     "flash2": ("vllm_flash_attn", "vllm_flash_attn_fa2", "flash_attention"),
     "flash3": ("vllm_flash_attn_fa3", "fa3"),
-    "cudnn": ("torch_flow", "trtllm_mha", "vllm_flashinfer_trtllmprefill"),
+    "cudnn": ("vllm_flash_attn_fa3", "fa3", "vllm_flashinfer_trtllmprefill", "trtllm_mha"),
 }
-"""Attention kernels of training -> the measured kernels of that generation: TensorRT-LLM's fused ones stand for
-cuDNN's."""
+"""Attention kernels of training -> the measured kernels of that generation. cuDNN's are as fast as FlashAttention-3 on
+Hopper (arXiv 2407.08608 figures 5 and 6); TensorRT-LLM's fused ones stand for them on Blackwell."""
 
 
 DIRECT_ALL_REDUCE = "vllm_custom_graph"
@@ -96,15 +97,15 @@ def measured_attention_seconds(works: Sequence[tuple[Machine, Attention]]) -> Ar
     """Seconds of fused attention kernels."""
     seconds = attention_seconds(works)
     for found, places, columns in _by_fit(works, _attention):
-        names = ("batch", "seq", "heads", "kv_heads", "head_dim", "window")
         machine, first = works[places[0]]
         limit = None if first.decode else machine.power_limit(first.precision)
-        shape = dict(zip(names, columns, strict=True))
+        shape = dict(zip(COLUMNS[found.fit.op], columns, strict=True))
         alone = found.model.predict(shape, limit).seconds
         if first.decode:
             seconds[places] = alone
             continue
-        share = np.array([work.flops for _, work in (works[i] for i in places)]) / _whole_flops(shape)
+        whole = latent_shape(shape, decode=False) if first.latent else shape
+        share = np.array([works[i][1].flops for i in places]) / _whole_flops(whole)
         seconds[places] = alone * share * np.array([_slower(*works[i]) for i in places])
     return seconds
 
@@ -114,13 +115,14 @@ def _attention(machine: Machine, work: Attention) -> Shaped | None:
     if work.kernel in ("unfused", "flash1") or work.sequences <= 0 or work.length <= 0 or work.precision not in DTYPES:
         return None
     dtype = "fp8_cache" if work.cache_bytes < 2 else "bf16"
-    kernels = () if machine.serves else KERNELS[work.kernel]
     op = "decode" if work.decode else "prefill"
-    found = machine.evidence.find(op, dtype, library=machine.library, kernels=kernels)
-    if found is None or (work.decode and work.latent):
-        return None
     batch = work.sequences if work.decode else max(1.0, work.sequences)
-    return Shaped(found, (batch, work.length, work.heads, work.kv_heads, work.head_dim, work.window))
+    if work.latent:
+        found = machine.evidence.find(f"mla_{op}", dtype, library=machine.library)
+        return Shaped(found, (batch, work.length, work.heads)) if found else None
+    kernels = () if machine.serves else KERNELS[work.kernel]
+    found = machine.evidence.find(op, dtype, library=machine.library, kernels=kernels)
+    return Shaped(found, (batch, work.length, work.heads, work.kv_heads, work.head_dim, work.window)) if found else None
 
 
 def _whole_flops(shape: Mapping[str, Array]) -> Array:

@@ -41,8 +41,8 @@ class Evidence:
     def find(self, op: str, dtype: str, *, library: str = "", kernels: tuple[str, ...] = ()) -> Found | None:
         """The nearest fit of an operation and precision; None where no device was measured in it.
 
-        Among a profile's fits that of `library` comes first; with `kernels` (as named after the library's colon) only
-        those count.
+        Among a profile's fits that of `library` comes first. With `kernels` (as named after the library's colon) only
+        those count, and only of one architecture: another has kernels of its own.
         """
         key = op, dtype, library, kernels
         if key not in self._known:
@@ -50,19 +50,20 @@ class Evidence:
         return self._known[key]
 
     def _matching(self, op: str, dtype: str, library: str, kernels: tuple[str, ...]) -> Iterator[Found]:
-        for profile in self.profiles():
+        for profile in self.profiles(same=bool(kernels)):
             fits = [fit for fit in profile.find(op, dtype) if not kernels or fit.kernel.split(":")[-1] in kernels]
             for fit in sorted(fits, key=lambda fit: fit.library != library):
                 yield Found(profile, fit, profile.model(fit))
 
-    def profiles(self) -> Iterator[Profile]:
-        """The device's own profile, then what others' say of it."""
+    def profiles(self, *, same: bool = False) -> Iterator[Profile]:
+        """The device's own profile, then what those of others say of it; only of `same` architecture where asked."""
         if self.own is not None:
             yield self.own
         if self.device.vendor != "NVIDIA":
             return  # kernels of another vendor's devices say nothing of this one
         for name in _nearest(self.device):
-            if self.own is None or name != self.own.device:
+            alike = generation(load_device(name).architecture) == generation(self.device.architecture)
+            if (self.own is None or name != self.own.device) and (alike or not same):
                 try:
                     yield transferred(_shipped(name), self.device)
                 except CoverageError:

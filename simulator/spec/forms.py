@@ -24,6 +24,8 @@ Operation = Literal[
     "moe",
     "prefill",
     "decode",
+    "mla_prefill",
+    "mla_decode",
     "all_reduce",
     "all_gather",
     "reduce_scatter",
@@ -37,12 +39,15 @@ OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
 _ATTENTION = ("batch", "seq", "heads", "kv_heads", "head_dim", "window")
+_LATENT = ("batch", "seq", "heads")
 _EXCHANGE = ("tokens", "hidden", "topk", "experts", "group_size", "nodes", "sms")
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "gemm": ("m", "n", "k"),
     "moe": ("tokens", "hidden", "inter", "topk", "experts", "tp", "ep", "skew", "gated"),
     "prefill": _ATTENTION,
     "decode": _ATTENTION,
+    "mla_prefill": _LATENT,
+    "mla_decode": _LATENT,
     **dict.fromkeys(COLLECTIVES, ("bytes", "group_size")),
     "dispatch": _EXCHANGE,
     "combine": _EXCHANGE,
@@ -51,7 +56,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 """Shape columns of each operation. Counts, except `bytes`.
 
 `tokens` of moe is the batch all expert-parallel ranks share, of dispatch and combine what one rank sends; `window` 0 is
-full attention, `seq` of decode the keys in the cache, `skew` the exponent of the routing's power law (0 balanced),
+full attention, `seq` of decode (and mla_decode) the keys in the cache, `skew` the exponent of the routing's power law (0 balanced),
 `bytes` of a collective what nccl-tests calls size: the full buffer of one rank.
 """
 

@@ -43,11 +43,31 @@ def decode_seconds(p: Parameters, x: Shape, sheet: Sheet) -> Array:
     """
     b, d, seen = x["batch"], x["head_dim"], keys_seen(x)
     cache = 2.0 * b * seen * x["kv_heads"] * d * sheet.row_bytes + 4.0 * b * x["heads"] * d
-    flops = 4.0 * b * x["heads"] * d * seen
+    flops = 4.0 * b * x.get("computed_heads", x["heads"]) * d * seen
     overhead = p["t0_us"] + p["tb_us"] * b * x["heads"] / 64.0 + p["ts_us"] * np.log2(1.0 + seen)
     body = norm(cache / (p["em"] * sheet.bandwidth), flops / (p["ec"] * sheet.peak), p["p"])
     seconds: Array = overhead * US + body
     return seconds
+
+
+QUERY_WIDTH, VALUE_WIDTH, LATENT_WIDTH = 192.0, 128.0, 576.0
+"""Elements of a query or key, of a value, and of a cached latent with its rotary key in multi-head latent attention as
+DeepSeek-V2, -V3 and Kimi K2 have it (arXiv 2405.04434 section 2.1), the only one that was measured."""
+
+HEAD_TILE = 64.0
+"""Heads that one block of a latent decode kernel computes together; fewer take as long (all kernels measured)."""
+
+
+def latent_shape(x: Shape, *, decode: bool) -> Shape:
+    """Multi-head latent attention as plain attention of the same bytes: expanded in prefill, where a head has keys of
+    192 and values of 128; in decode all heads share one cache of latents, which are keys and values at once.
+    """
+    zeros = np.zeros_like(x["heads"])
+    if not decode:
+        return {**x, "kv_heads": x["heads"], "head_dim": zeros + (QUERY_WIDTH + VALUE_WIDTH) / 2, "window": zeros}
+    padded = np.ceil(x["heads"] / HEAD_TILE) * HEAD_TILE
+    width = zeros + LATENT_WIDTH / 2
+    return {**x, "computed_heads": padded, "kv_heads": zeros + 1.0, "head_dim": width, "window": zeros}
 
 
 def attention_features(x: Shape, sheet: Sheet) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from simulator.spec.forms import (
     moe_features,
     moe_seconds,
 )
-from simulator.spec.forms_attention import attention_features, decode_seconds, prefill_seconds
+from simulator.spec.forms_attention import attention_features, decode_seconds, latent_shape, prefill_seconds
 from simulator.spec.forms_communication import (
     collective_features,
     collective_seconds,
@@ -38,6 +38,10 @@ def physics(op: str, p: Parameters, x: Shape, sheet: Sheet, rate_limit: float | 
             return prefill_seconds(p, x, sheet, rate_limit)
         case "decode":
             return decode_seconds(p, x, sheet)
+        case "mla_prefill":
+            return prefill_seconds(p, latent_shape(x, decode=False), sheet, rate_limit)
+        case "mla_decode":
+            return decode_seconds(p, latent_shape(x, decode=True), sheet)
         case "dispatch" | "combine":
             return exchange_seconds(p, x, sheet)
         case "memory":
@@ -57,6 +61,8 @@ def features(op: str, x: Shape, sheet: Sheet) -> dict[str, Array]:
             return moe_features(x)
         case "prefill" | "decode":
             return attention_features(x, sheet)
+        case "mla_prefill" | "mla_decode":
+            return attention_features(latent_shape(x, decode=op == "mla_decode"), sheet)
         case "dispatch" | "combine":
             return exchange_features(x)
         case "memory":
@@ -73,6 +79,8 @@ BOUNDED: dict[str, tuple[str, ...]] = {
     "moe": ("tokens", "rows_per_expert", "weights", "local_experts", "tp", "ep"),
     "prefill": ("batch", "seq", "keys", "heads", "grouping", "head_dim"),
     "decode": ("batch", "seq", "keys", "heads", "grouping", "head_dim"),
+    "mla_prefill": ("batch", "seq", "keys", "heads"),
+    "mla_decode": ("batch", "seq", "keys", "heads"),
     "dispatch": ("tokens", "hidden", "topk", "group_size", "nodes"),
     "combine": ("tokens", "hidden", "topk", "group_size", "nodes"),
     "memory": ("bytes",),
