@@ -180,6 +180,7 @@ class FileKind(StrEnum):
     run = "run"
     sweep = "sweep"
     plan = "plan"
+    growth = "growth"
     model = "model"
     device = "device"
     network = "network"
@@ -210,6 +211,10 @@ def _schema(kind: FileKind) -> dict[str, Any]:
             from simulator.spec.plan import Plan
 
             return Plan.model_json_schema()
+        case FileKind.growth:
+            from simulator.spec.growth import Growth
+
+            return Growth.model_json_schema()
         case FileKind.model:
             from simulator.spec.model import ModelSpec
 

@@ -15,6 +15,8 @@ from quantiphy import QuantiPhyError, Quantity
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 HOUR, DAY = 3600.0, 86400.0
+YEAR = 365.25 * DAY
+MONTH = YEAR / 12
 US = 1e-6
 
 # dimension -> {unit as written: factor to SI}
@@ -22,7 +24,9 @@ _UNITS: dict[str, dict[str, float]] = {
     "size": {"B": 1.0, "b": 1 / 8},
     "bandwidth": {"B/s": 1.0, "b/s": 1 / 8},
     "rate": {"FLOP/s": 1.0, "OP/s": 1.0},
-    "time": {"s": 1.0, "min": 60.0, "h": HOUR, "d": DAY, "day": DAY, "days": DAY},
+    "time": {"s": 1.0, "min": 60.0, "h": HOUR, "d": DAY, "day": DAY, "days": DAY}
+    | dict.fromkeys(("month", "months"), MONTH)
+    | dict.fromkeys(("year", "years"), YEAR),
     "power": {"W": 1.0},
     "energy": {"J": 1.0, "Wh": HOUR},
     "frequency": {"Hz": 1.0},
@@ -31,6 +35,7 @@ _UNITS: dict[str, dict[str, float]] = {
     "money": {"USD": 1.0},
     "price per hour": {"USD/h": 1 / HOUR, "USD": 1 / HOUR},
     "price of energy": {"USD/kWh": 1 / 3.6e6, "USD/MWh": 1 / 3.6e9},
+    "price of power": {"USD/kW/month": 1 / 1e3 / MONTH},
     "mass": {"g": 1.0, "t": 1e6},
     "carbon per energy": {"g/kWh": 1 / 3.6e6, "gCO2/kWh": 1 / 3.6e6, "kg/kWh": 1e3 / 3.6e6},
 }
@@ -47,6 +52,7 @@ _EXAMPLES = {
     "money": "296000 USD",
     "price per hour": "2.95 USD/h",
     "price of energy": "0.08 USD/kWh",
+    "price of power": "184 USD/kW/month",
     "mass": "500 t",
     "carbon per energy": "369 g/kWh",
 }
@@ -111,5 +117,6 @@ EnergyPerBit = Annotated[float, *_field("energy per bit", zero=True)]
 Money = Annotated[float, *_field("money", zero=True)]
 PricePerHour = Annotated[float, *_field("price per hour", zero=True)]
 PriceOfEnergy = Annotated[float, *_field("price of energy", zero=True)]
+PriceOfPower = Annotated[float, *_field("price of power", zero=True)]
 Mass = Annotated[float, *_field("mass")]
 CarbonPerEnergy = Annotated[float, *_field("carbon per energy", zero=True)]

@@ -39,14 +39,16 @@ MAY_IMPORT = {
     "explanation": PROGRAM | {"influence", "levers", "precedents"},
     "sweeps": PROGRAM | {"predictions"},
     "answer": WORDS,
-    "planning": PROGRAM | {"answer", "sweeps"},
+    "fleet": WORDS,
+    "planning": PROGRAM | {"answer", "fleet", "serving", "sweeps"},
     "validation": PROGRAM | {"predictions"},
     "calibration": WORDS | {"spec"},
-    "report": WORDS | {"answer"},
+    "report": WORDS | {"answer", "fleet"},
     "cli": PROGRAM
     | {
         "answer",
         "explanation",
+        "fleet",
         "levers",
         "planning",
         "precedents",

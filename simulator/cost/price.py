@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from simulator.errors import SpecError
+from simulator.spec.price_table import Region, read_energy
 from simulator.spec.workload import Economics
+
+ENERGY_TABLE = "energy-2025"
+"""The dated table that regions are looked up in first; codecarbon's has many more countries."""
 
 WORLD_GRAMS_PER_KWH = 475.0
 """World mean carbon intensity of electricity (IEA, as bundled by codecarbon 3.3)."""
@@ -26,7 +32,23 @@ def carbon_grams_per_joule(economics: Economics) -> tuple[float, str]:
         return economics.carbon_intensity, "stated in the run"
     if economics.region is None:
         return WORLD_GRAMS_PER_KWH / JOULES_PER_KWH, "world mean, codecarbon's table (IEA)"
+    shipped = _regions().get(economics.region)
+    if shipped is not None and shipped.carbon is not None:
+        return shipped.carbon, f"{economics.region}: {shipped.source}"
     return _region_intensity(economics.region) / JOULES_PER_KWH, f"codecarbon's table, {economics.region}"
+
+
+def electricity_price(economics: Economics) -> float | None:
+    """USD per joule: stated, or that of the region in the dated table; None where neither is known."""
+    if economics.electricity is not None or economics.region is None:
+        return economics.electricity
+    shipped = _regions().get(economics.region)
+    return None if shipped is None else shipped.electricity
+
+
+@lru_cache(maxsize=1)
+def _regions() -> dict[str, Region]:
+    return read_energy(ENERGY_TABLE).regions
 
 
 def _region_intensity(region: str) -> float:
