@@ -134,6 +134,20 @@ class Span(Record):
     end_s: float
 
 
+@dataclass(slots=True)
+class Flow:
+    """A transfer of a pipeline stage as events played it, from its first to its last byte."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    stage: int
+    stream: str
+    name: str
+    color: Color
+    start_s: float
+    end_s: float
+
+
 class Timeline(Record):
     """When each stage computes. `blocks` holds the operators of one chunk of each (stage, phase), by
     'stage/phase/chunk'.
@@ -148,6 +162,8 @@ class Timeline(Record):
     blocks: dict[str, list[Span]]
     # Share of each block's time by colour, by the same key; used to colour the overview.
     shares: dict[str, dict[str, float]]
+    # Transfers of the drawn stages where events were played, the first ones of a long step.
+    flows: list[Flow] = Field(default_factory=list)
 
 
 class Link(Record):
@@ -167,11 +183,72 @@ class Matrix(Record):
     bytes: list[list[float]]
 
 
+class LinkLoad(Record):
+    """One link of the machine in one direction, as the pipeline stages `stages` load it in one step.
+
+    `load` is the share of its bandwidth that it carries in equal columns of the step, and `full_s` how long it was
+    asked for more; both where events were played.
+    """
+
+    name: str
+    kind: Literal["scale-up", "ports", "uplinks", "pod"]
+    way: Literal["out", "in"]
+    stages: list[int]
+    bandwidth_bytes_per_s: float
+    bytes: float
+    utilisation: float
+    full_s: float | None = None
+    load: list[float] = Field(default_factory=list)
+
+
+class Meeting(Record):
+    """Transfers that asked a link for more than it carries, how long, and how much later they got done, summed."""
+
+    link: str
+    transfers: list[str]
+    seconds: float
+    delay_s: float
+
+
+class Place(Record):
+    """Where a pipeline stage begins: its first node, leaf and pod."""
+
+    stage: int
+    node: int
+    leaf: int
+    pod: int
+
+
+class Fabric(Record):
+    """The machine's links, nodes, leaves and pods, and what a step makes of them.
+
+    Links and places are those of the drawn stages.
+    """
+
+    topology: str
+    gpus: int
+    gpus_per_node: int
+    scale_up_domain: int
+    nodes: int
+    ports_per_node: int
+    planes: int
+    leaves: int
+    pods: int
+    oversubscription: float
+    torus: list[int]
+    upper: str
+    places: list[Place]
+    links: list[LinkLoad]
+    meetings: list[Meeting]
+    faults: list[str]
+
+
 class Traffic(Record):
     in_node: Matrix
     between_nodes: Matrix
     links: list[Link]
     note: str
+    fabric: Fabric | None = None
 
 
 class Lever(Record):

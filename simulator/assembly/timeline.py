@@ -11,7 +11,7 @@ from simulator.graph.graph import Chunk as GraphChunk
 from simulator.graph.graph import Program
 from simulator.graph.operator import COLORS, Operator
 from simulator.graph.order import Pass, steady
-from simulator.result import Chunk, Color, Span, Timeline
+from simulator.result import Chunk, Color, Flow, Span, Timeline
 
 MAX_DRAWN_TASKS = 4096
 """Tasks drawn; a longer schedule is drawn for as many micro-batches as fit, since it repeats."""
@@ -19,6 +19,9 @@ MAX_DRAWN_STAGES = 16
 """Rows a reader can follow; of a deeper pipeline the others look like their neighbours."""
 MAX_SPANS = 240
 """Operators drawn inside one chunk: enough for several layers, which look alike."""
+
+MAX_FLOWS = 4000
+"""Transfers kept for the trace: several micro-batches of every stage."""
 
 _STREAMS = {
     "all_to_all": "expert",
@@ -79,7 +82,24 @@ def training_timeline(costed: CostedGraph, timeline: StepTimeline) -> Timeline:
                 blocks[key] = known[part.programs]
                 shares[key] = color_shares(spent)
     duration = max(c.end_s for c in chunks)
-    return Timeline(stages=pipeline.stages, duration_s=duration, chunks=chunks, blocks=blocks, shares=shares)
+    return Timeline(
+        stages=pipeline.stages,
+        duration_s=duration,
+        chunks=chunks,
+        blocks=blocks,
+        shares=shares,
+        flows=_flows(timeline, stages),
+    )
+
+
+def _flows(timeline: StepTimeline, stages: tuple[int, ...]) -> list[Flow]:
+    """The first transfers of the drawn stages as events played them, in order of time."""
+    names = {f"stage {stage}": stage for stage in stages}
+    mine = sorted((c for c in timeline.carried if c[3] in names), key=lambda c: c[:2])[:MAX_FLOWS]
+    return [
+        Flow(names[stream], _STREAMS[transfer.item], transfer.name, COLORS[transfer.item], start, end)
+        for start, end, transfer, stream in mine
+    ]
 
 
 def drawn_stages(stages: int) -> tuple[int, ...]:

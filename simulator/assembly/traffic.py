@@ -10,7 +10,7 @@ from simulator.assembly.exchange import Pattern, Rows, neighbours, ring, spread
 from simulator.assembly.totals import StageTotals, Sums
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.collective import sent_bytes
-from simulator.engine.fast import LinkUse
+from simulator.engine.loads import LinkUse
 from simulator.graph.builder import Build
 from simulator.graph.operator import Collective, Item
 from simulator.graph.parallel import Layout
@@ -36,10 +36,14 @@ def traffic_record(
     if hardware.gpus > hardware.scale_up_domain:
         links.append(_link("Network, per GPU", costed.machine.nic, mean.network_bytes, seconds))
     full = sorted((use for use in uses if use.full_seconds), key=lambda use: -use.full_seconds)[:MAX_FULL_LINKS]
-    links += [_link(use.name[:1].upper() + use.name[1:], use.bandwidth, use.bytes, seconds) for use in full]
+    links += [_link(_title(use.link.name), use.link.bandwidth, use.bytes, seconds) for use in full]
     note = "Bytes one GPU sends in one direction in one step, mean over the GPUs; hidden traffic counts."
     in_node, between = _matrices(b, stages)
     return Traffic(in_node=in_node, between_nodes=between, links=links, note=note)
+
+
+def _title(name: str) -> str:
+    return name[:1].upper() + name[1:]
 
 
 def _link(name: str, bandwidth: float, moved: float, seconds: float) -> Link:

@@ -6,6 +6,7 @@ from simulator.assembly import uncertainty as u
 from simulator.assembly.breakdown import breakdown_items, communication
 from simulator.assembly.common import frame, memory_by_stage, memory_record, operator_rows
 from simulator.assembly.evaluated import Step
+from simulator.assembly.fabric import fabric_record
 from simulator.assembly.memory_rules import memory_rules
 from simulator.assembly.metrics import StepFigures, step_figures, training_metrics
 from simulator.assembly.timeline import training_timeline
@@ -52,7 +53,9 @@ def assemble_training(step: Step) -> Result:
             "memory_rules": memory_rules(b),
             "operators": operator_rows(costed, stages, figures.seconds, evidence.errors),
             "timeline": training_timeline(costed, timeline),
-            "traffic": traffic_record(b, costed, stages, sums, figures.seconds, timeline.links),
+            "traffic": traffic_record(b, costed, stages, sums, figures.seconds, timeline.links).model_copy(
+                update={"fabric": fabric_record(costed, stages, timeline)}
+            ),
             "bill": _bill(run, figures),
         }
     )

@@ -184,14 +184,26 @@ def impair(costed: CostedGraph, conditions: Sequence[Condition]) -> CostedGraph:
     """The costed graph with what each stage takes in its condition; programs of impaired stages are copies."""
     known = {condition: _Impaired(costed, condition) for condition in dict.fromkeys(conditions)}
     graph, stages = costed.graph, [known[condition] for condition in conditions]
-    forward = tuple([stage.chunks(row) for stage, row in zip(stages, graph.forward, strict=True)])
-    backward = tuple([stage.chunks(row) for stage, row in zip(stages, graph.backward, strict=True)])
+    rows = [
+        tuple([stage.chunks(row) for stage, row in zip(stages, table, strict=True)]) if table else ()
+        for table in graph.passes
+    ]
+    forward, backward, input_gradient, weight_gradient, paired_forward, paired_backward = rows
     ends = tuple([stage.end(i) for i, stage in enumerate(stages)])
     programs = {program: cost for one in known.values() for program, cost in one.costs.items()}
     send = graph.pipeline.send
     slowest = max(one.ratio([send]) for one in known.values()) if send is not None else 1.0
     return CostedGraph(
-        graph=replace(graph, forward=forward, backward=backward, programs=tuple(programs)),
+        graph=replace(
+            graph,
+            forward=forward,
+            backward=backward,
+            programs=tuple(programs),
+            input_gradient=input_gradient,
+            weight_gradient=weight_gradient,
+            paired_forward=paired_forward,
+            paired_backward=paired_backward,
+        ),
         machine=costed.machine,
         programs=programs,
         ends=ends,
@@ -208,7 +220,7 @@ class _Impaired:
         healthy = costed.machine
         self.machine = healthy if condition[1:] == HEALTHY[1:] else weakened(healthy, condition)
         # What was measured on healthy links says nothing of these: both sides of a ratio come from the curves.
-        self.alone = [Machine(machine.hardware, machine.curves) for machine in (self.machine, healthy)]
+        self.alone = [replace(machine, evidence=None) for machine in (self.machine, healthy)]
         self.costs: dict[Program, CostedProgram] = {}
         self.copies: dict[Program, Program] = {}
 
