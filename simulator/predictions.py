@@ -42,8 +42,7 @@ def _inference(run: Run) -> Prediction:
         "isl" not in work.model_fields_set
     ):  # nobody says how long prompts were: their share of a token's time is unknown
         numbers["tpot_s"] = scaled(numbers["tpot_s"], batch.served.steady.step / figures.tpot)
-    seconds = {**batch.decode[2].spent.exposed, "engine": batch.step_overhead, "prompts": batch.prompts}
-    return Prediction(numbers, seconds)
+    return Prediction(numbers, batch.token)
 
 
 def scaled(number: Number, factor: float) -> Number:

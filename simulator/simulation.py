@@ -5,21 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from simulator.assembly.evaluated import Batch, Step
+from simulator.assembly.evaluated import Batch, CostedPass, Step
 from simulator.assembly.inference import assemble_inference
 from simulator.assembly.training import assemble_training
-from simulator.cost.annotation import CostedGraph, annotate, annotate_many
+from simulator.cost.annotation import annotate, annotate_many
 from simulator.cost.capacity import check_fits, inference_memory
-from simulator.cost.machine import Machine, build_machine
+from simulator.cost.machine import build_machine
 from simulator.cost.memory import StageBytes, training_memory
 from simulator.engine.fast import execute_many
-from simulator.engine.inference import PhaseTimeline, execute_phase
+from simulator.engine.inference import execute_phase
 from simulator.engine.runner import Engine, retime
 from simulator.errors import SimulatorError
 from simulator.graph.builder import Build, build_graph, prepare
+from simulator.graph.drafting import draft_of, joined_input
 from simulator.graph.inference import Pass, build_inference, prepare_inference, prepare_pass, serving_split
 from simulator.graph.parallel import build_layout
 from simulator.result import Result
+from simulator.serving.disaggregated import phase_runs
 from simulator.serving.served import serve_requests, serve_work
 from simulator.spec.run import Run
 
@@ -74,7 +76,11 @@ def training_steps(runs: Sequence[Run]) -> list[Step | SimulatorError]:
 def _timed(parts: Sequence[tuple[Build, list[StageBytes]]], engine: Engine = "fast") -> list[Step]:
     graphs = [build_graph(b) for b, _ in parts]  # shapes and dependencies; knows no hardware
     points = [
-        (graph, build_machine(b.run.hardware, profile=b.run.profile), b.run.defaults.host_speed)
+        (
+            graph,
+            build_machine(b.run.hardware, profile=b.run.profile, all_reduce=b.run.execution.all_reduce),
+            b.run.defaults.host_speed,
+        )
         for graph, (b, _) in zip(graphs, parts, strict=True)
     ]
     costed = annotate_many(points)  # seconds if alone; knows no time line
@@ -100,27 +106,37 @@ def inference_batch(run: Run, *, check: bool = True, advise: bool = True, closed
     """Graphs, costs and latencies of a prefill and a decode step, what the engine serves, and its memory.
 
     `check` refuses a static batch that doesn't fit; of requests that come and go those that don't fit wait.
-    `closed_form`
-    leaves simulations out.
+    `closed_form` leaves simulations out.
     """
     work = run.inference
     assert work is not None
-    machine = build_machine(run.hardware, serves=True, profile=run.profile, engine=run.software)
     if check and run.kind == "inference" and work.batching == "static":
         check_fits(run, inference_memory(prepare_inference(run, "decode", 1.0)), advise=advise)
-    served = serve_requests(run) if run.kind == "serving" else serve_work(run, closed_form=closed_form)
+    serve = serve_requests if run.kind == "serving" else serve_work
+    served = serve(run, closed_form=closed_form)
     flight, static = served.steady.in_flight, run.kind == "inference" and work.batching == "static"
-    at = run if static else _in_flight(run, flight)
+    reader, writer = phase_runs(run)
+    at = run if static else _in_flight(writer, flight)
     instances = served.budget.instances * served.budget.data_ranks
-    memory = inference_memory(prepare_inference(at, "decode", 1.0))
     share = float(-(-work.in_flight // instances)) if static else flight / instances
-    prompts = Pass(prompts=share if static else 1.0, length=float(work.isl))
+    context = work.isl + work.osl / 2
+    decoding = Pass(share, context, queries=1.0 + (work.speculative.tokens if work.speculative else 0))
+    memory = {"": inference_memory(prepare_inference(at, "decode", 1.0))}
+    if reader is not writer:
+        waiting = served.steady.output_tokens_per_s / work.osl * served.steady.ttft  # Little's law
+        reading = _in_flight(reader, waiting)
+        memory = {"Prompts": inference_memory(prepare_inference(reading, "decode", 1.0)), "Answers": memory[""]}
     return Batch(
-        prefill=_pass(at, machine, prompts),
-        decode=_pass(at, machine, Pass(share, work.isl + work.osl / 2)),
-        prefills=1.0 if static else share,
+        run=run,
+        prefill=_pass(
+            at if reader is writer else reader, Pass(prompts=share if static else 1.0, length=float(work.isl))
+        ),
+        decode=_pass(at, decoding),
+        draft=_draft_pass(at, Pass(share, context)),
+        prefills=1.0 if static else flight / served.prompt_ranks * (1 - served.hit),
         served=served,
-        memory=memory,
+        memory=[stage for stages in memory.values() for stage in stages],
+        pools=tuple(name for name, stages in memory.items() for _ in stages),
     )
 
 
@@ -131,8 +147,25 @@ def _in_flight(run: Run, requests: float) -> Run:
     return run.model_copy(update={"inference": run.inference.model_copy(update=update)})
 
 
-def _pass(run: Run, machine: Machine, step: Pass) -> tuple[Build, CostedGraph, PhaseTimeline]:
-    run = serving_split(run)
+def _pass(run: Run, step: Pass) -> CostedPass:
+    return _costed(serving_split(run), step)
+
+
+def _draft_pass(run: Run, step: Pass) -> CostedPass | None:
+    draft = draft_of(serving_split(run))
+    return None if draft is None else _costed(draft.run, step, joins=draft.modules > 0)
+
+
+def _costed(run: Run, step: Pass, *, joins: bool = False) -> CostedPass:
+    """One step of a run that is split already."""
+    machine = build_machine(
+        run.hardware,
+        serves=True,
+        profile=run.profile,
+        engine=run.software,
+        all_reduce=run.execution.all_reduce,
+    )
     b = prepare_pass(run, build_layout(run), step)
-    costed = annotate(build_inference(b, step), machine, run.defaults.host_speed)
+    joined = joined_input(run, b.shapes) if joins else ()
+    costed = annotate(build_inference(b, step, joined=joined), machine, run.defaults.host_speed)
     return b, costed, execute_phase(costed)

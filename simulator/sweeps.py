@@ -184,9 +184,8 @@ def _batch_outcome(run: Run) -> Outcome | SimulatorError:
         batch = inference_batch(run, advise=False, closed_form=True)
     except (InfeasibleError, SpecError) as error:
         return error
-    seconds = {**batch.decode[2].spent.exposed, "engine": batch.step_overhead, "prompts": batch.prompts}
     metrics = inference_metrics(batch, batch_figures(batch))
-    return Outcome({key: number for key, number in metrics.items() if key not in REPEATED}, seconds)
+    return Outcome({key: number for key, number in metrics.items() if key not in REPEATED}, batch.token)
 
 
 def _frame(sweep: Sweep, columns: Sequence[Columns], reasons: list[str | None]) -> pandas.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 import toy
 
 from simulator.cost.capacity import inference_memory
-from simulator.cost.memory import StageBytes, chunks_in_flight, live_bytes, stored_bytes, training_memory
+from simulator.cost.memory import StageBytes, deferred_bytes, live_bytes, stored_bytes, training_memory
 from simulator.errors import InfeasibleError
 from simulator.graph.builder import prepare
 from simulator.graph.inference import prepare_inference
@@ -125,12 +125,43 @@ def test_a_layer_being_recomputed_is_alive_in_full() -> None:
         (4, 1, 16, "gpipe", [16, 16, 16, 16]),
         (4, 2, 16, "1f1b", [11, 9, 7, 5]),  # 2 (p - s - 1) + (v - 1) p + 1 chunks
         (4, 2, 4, "1f1b", [8, 8, 8, 8]),
+        (4, 1, 16, "zb-h1", [4, 3, 2, 1]),
     ],
 )
 def test_micro_batches_whose_activations_a_stage_holds(
     pp: int, vpp: int, micro_batches: int, schedule: str, flight: list[int]
 ) -> None:
-    assert [chunks_in_flight(s, pp, vpp, micro_batches, schedule) for s in range(pp)] == flight
+    held = [fullest(schedule, s, pp, vpp, micro_batches) for s in range(pp)]
+    assert [moment.in_flight for (moment,) in held] == flight
+
+
+def test_deferred_weight_gradients_hold_the_operands_of_their_products() -> None:
+    """32 b s h bytes of a layer with an FFN of 4 h (arXiv 2401.10241 section 2.3); the toy has one of 4 h."""
+    b = prepare(toy.run(gpus=2, parallelism={"pp": 2}, training={"schedule": "zb-h1"}))
+    assert deferred_bytes(b, layers_of(b.run)[0]) == 32 * 64 * 128
+
+
+def test_zb_h1_evens_out_the_activations_of_1f1b() -> None:
+    """Stage s of four has 4 - s micro-batches in flight and s that wait for their weight gradients."""
+    split = {"gpus": 4, "parallelism": {"pp": 4}}
+    plain = stages(**split, training={"global_batch": 16})
+    cut = stages(**split, training={"global_batch": 16, "schedule": "zb-h1"})
+    for s, (one, other) in enumerate(zip(plain, cut, strict=True)):
+        assert other.activations - one.activations == s * 32 * 64 * 128
+        assert other.parameters == one.parameters
+
+
+def test_dualpipe_holds_every_parameter_twice_and_one_micro_batch_more() -> None:
+    """Table 2 of arXiv 2412.19437. Both copies share one sharded optimizer."""
+    split = {"gpus": 4, "parallelism": {"pp": 4}}
+    training = {"global_batch": 16, "sharding": "zero1"}
+    plain = stages(**split, training=training)
+    dual = stages(**split, training={**training, "schedule": "dualpipe"})
+    for s in range(4):
+        assert dual[s].parameters == plain[s].parameters + plain[3 - s].parameters
+        assert dual[s].gradients == plain[s].gradients + plain[3 - s].gradients
+        assert dual[s].optimizer_states == (plain[s].optimizer_states + plain[3 - s].optimizer_states) / 2
+        assert dual[s].activations == plain[0].activations * 5 / 4
 
 
 def test_interleaving_holds_more_activations() -> None:

@@ -121,13 +121,15 @@ def memory_record(stage: StageBytes) -> Memory:
     )
 
 
-def memory_by_stage(stages: list[StageBytes]) -> list[StageMemory]:
-    """Peak of one GPU of each stage."""
+def memory_by_stage(stages: list[StageBytes], pools: Sequence[str] = ()) -> list[StageMemory]:
+    """Peak of one GPU of each stage; `pools` names those that GPUs of a disaggregated engine belong to."""
     last = len(stages) - 1
     rows = []
     for index, stage in enumerate(stages):
         roles = [name for name, here in (("embedding", index == 0), ("logits", index == last)) if here]
         label = f"Stage {index}" + (f" ({', '.join(roles)})" if roles and last else "")
+        if any(pools):
+            label = f"{pools[index]}, stage {pools[:index].count(pools[index])}"
         total = u.number(sum(stage.parts().values()), u.MEMORY_ERROR, "interpolated")
         rows.append(StageMemory(stage=index, label=label, parts=stage.parts(), total=total, peak_moment=stage.moment))
     return rows

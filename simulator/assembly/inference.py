@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from simulator.assembly import uncertainty as u
 from simulator.assembly.breakdown import breakdown_items
-from simulator.assembly.common import frame, memory_by_stage, memory_record, operator_rows
+from simulator.assembly.common import frame, memory_by_stage, memory_record, operator_rows, resolved
 from simulator.assembly.evaluated import Batch
 from simulator.assembly.metrics import batch_figures, inference_metrics
 from simulator.assembly.requests import requests_record
@@ -16,20 +16,23 @@ from simulator.engine.fast import FAST
 from simulator.graph.builder import Build
 from simulator.result import Chunk, Energy, Number, Price, Result, Timeline
 from simulator.spec import parameters as counts
+from simulator.spec.run import Run
 
 
 def assemble_inference(batch: Batch) -> Result:
     """The Result of inference: latencies, throughput, memory with KV cache, energy and price of a token."""
-    b, costed, decode = batch.decode
-    run, work = b.run, b.run.inference
+    b, costed, _ = batch.decode
+    run, work = batch.run, batch.run.inference
     assert work is not None
     figures = batch_figures(batch)
     evidence, timed = figures.evidence, figures.evidence.timed
     stages, gpus, joules = stage_totals(costed), run.hardware.gpus, figures.joules
     parts = [joules.compute, joules.memory, joules.network, joules.static, joules.facility]
     density_active, density_stored = counts.graph_density(run.model)
-    return frame(b, costed, stages, FAST, "").model_copy(
+    base = frame(b, costed, stages, FAST, "")
+    return base.model_copy(
         update={
+            **_whole(base, run),
             **inference_metrics(batch, figures),
             "model_flops_per_gpu": Number.exact(figures.model_flops / gpus),
             "hardware_flops_per_gpu": Number.exact(figures.sums.flops),
@@ -49,19 +52,29 @@ def assemble_inference(batch: Batch) -> Result:
             "touched_parameters": Number.exact(_touched(b)),
             "dropped_token_fraction": Number.exact(b.load.dropped_fraction) if b.load else None,
             "breakdown": breakdown_items(
-                {**decode.spent.exposed, "engine": batch.step_overhead, "prompts": batch.prompts},
+                batch.token,
                 {},
                 evidence.errors,
                 evidence.model,
                 evidence.basis,
             ),
-            "memory_by_stage": memory_by_stage(batch.memory),
+            "memory_by_stage": memory_by_stage(batch.memory, batch.pools),
             "operators": operator_rows(costed, stages, figures.tpot, evidence.errors),
             "timeline": _timeline(batch, figures.tpot),
             "traffic": traffic_record(b, costed, stages, mean_sums(costed.graph), figures.tpot),
             "bill": [_rent(run.economics.gpu_hour, gpus, timed(figures.rent))] if figures.rent is not None else [],
         }
     )
+
+
+def _whole(base: Result, run: Run) -> dict[str, object]:
+    """What the decode pool of a disaggregated run doesn't show: all GPUs, and the run as it was written."""
+    if run.serving is None or run.serving.disaggregated is None:
+        return {}
+    pools = run.serving.disaggregated
+    note = f"{pools.prefill.gpus} GPUs read prompts and {pools.decode.gpus} write answers; the split is that of these."
+    summary = base.summary.model_copy(update={"gpus": run.hardware.gpus, "notes": [note, *base.summary.notes]})
+    return {"summary": summary, "run": resolved(run)}
 
 
 def _rent(gpu_second: float | None, gpus: int, usd: Number) -> Price:

@@ -24,6 +24,7 @@ _LABELS: dict[str, tuple[str, GroupName]] = {
     "attention_projection": ("Attention projections", "computing"),
     "attention_core": ("Attention core", "computing"),
     "logits": ("Logits and loss", "computing"),
+    "draft": ("Drafting of tokens to check", "computing"),
     "elementwise": ("Norms, router, permute, activation", "computing"),
     "gather": ("Expert gathers", "computing"),
     "optimizer": ("Optimizer", "computing"),
@@ -39,6 +40,7 @@ _LABELS: dict[str, tuple[str, GroupName]] = {
     "sharing": ("Waiting for shared links", "waiting"),
     "noise": ("Noise of the slowest rank", "waiting"),
     "prompts": ("Prompts of other requests", "waiting"),
+    "handover": ("KV cache on its way", "waiting"),
     "host": ("Kernel launch gaps", "host"),
     "engine": ("Scheduler and sampling", "host"),
 }
@@ -48,5 +50,5 @@ ITEM_ORDER = tuple(_LABELS)
 def style(item: str) -> ItemStyle:
     """Label, group and colour of an item."""
     label, group = _LABELS[item]
-    color: Color = "wait" if group == "waiting" else "host" if group == "host" else COLORS[item]
+    color: Color = "wait" if group == "waiting" else "host" if group == "host" else COLORS.get(item, "dense")
     return ItemStyle(label, group, color)

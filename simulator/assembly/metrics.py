@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from math import hypot
 
 from simulator.assembly import uncertainty as u
@@ -12,8 +12,10 @@ from simulator.assembly.evaluated import Batch, Step
 from simulator.assembly.totals import Sums, mean_sums
 from simulator.cost.energy import Joules, Load, step_joules
 from simulator.cost.goodput import goodput
+from simulator.cost.machine import Machine
 from simulator.cost.memory import StageBytes
 from simulator.cost.price import carbon_grams_per_joule, rent_usd
+from simulator.graph.builder import Build
 from simulator.result import Basis, Number
 from simulator.spec import parameters as counts
 from simulator.spec.run import Run
@@ -132,52 +134,76 @@ def _goodput(share: float) -> Number:
 
 def batch_figures(batch: Batch) -> BatchFigures:
     """Time, work, energy and rent of the requests in flight, from their prompts to their last tokens."""
-    b, costed, decode = batch.decode
-    _, prefill_costed, prefill = batch.prefill
-    run, work, steady = b.run, b.run.inference, batch.served.steady
+    b, costed, _ = batch.decode
+    run, work, steady = batch.run, batch.run.inference, batch.served.steady
     assert work is not None
     requests = float(work.in_flight) if work.batching == "static" else steady.in_flight
     seconds = requests * work.osl / steady.output_tokens_per_s
     steps = work.osl - 1
     errors = {**u.item_errors(costed.machine, b.shapes.precision), "engine": u.HOST_ERROR}
-    u.INFERENCE_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]
-    exposed = _both(
-        {item: spent * batch.prefills for item, spent in prefill.spent.exposed.items()}, decode.spent.exposed, steps
-    )
-    exposed["engine"] = batch.step_overhead * work.osl
-    sums = mean_sums(prefill_costed.graph).times(batch.prefills)
-    sums.add_sums(mean_sums(costed.graph), steps)
+    model_error = u.INFERENCE_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]
+    spent = batch.prefill[2].spent.exposed
+    exposed = _both({item: one * batch.prefills for item, one in spent.items()}, batch.exposed, steps)
+    exposed["engine"] = batch.token["engine"] * work.osl
     model_flops = requests * (
         work.isl * counts.sequence_flops_per_token(run.model, work.isl)
         + steps * counts.flops_per_token(run.model, work.isl + work.osl / 2)
     )
+    parts = _work_of_pools(batch, steps)
     return BatchFigures(
         ttft=steady.ttft,
         tpot=steady.tpot,
         seconds=seconds,
         requests=requests,
-        sums=sums,
+        sums=_mean_over_gpus([(part.run.hardware.gpus, sums) for part, _, sums in parts]),
         model_flops=model_flops,
-        joules=step_joules(
-            costed.machine,
-            replace(_load(run, seconds, sums, b.shapes.precision), waiting=_waiting(batch)),
-            run.economics.pue,
+        joules=_sum_of_joules(
+            [
+                step_joules(
+                    machine,
+                    replace(_load(part.run, seconds, sums, b.shapes.precision), waiting=_waiting(batch)),
+                    run.economics.pue,
+                )
+                for part, machine, sums in parts
+            ]
         ),
         rent=rent_usd(run.hardware.gpus, seconds, run.economics),
         evidence=Evidence(
             errors,
-            u.INFERENCE_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"],
-            u.combined_error(
-                exposed, errors, u.INFERENCE_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]
-            ),
+            model_error,
+            u.combined_error(exposed, errors, model_error),
             u.basis_of(costed.machine, b.shapes.precision, exposed),
         ),
     )
 
 
+def _work_of_pools(batch: Batch, steps: float) -> list[tuple[Build, Machine, Sums]]:
+    """(build, machine, what a GPU does for the requests in flight) of each pool; one where all GPUs do both phases."""
+    prefill, decode = batch.prefill, batch.decode
+    reading = mean_sums(prefill[1].graph).times(batch.prefills)
+    writing = mean_sums(decode[1].graph).times(steps / batch.tokens_per_step)
+    if batch.draft is not None:
+        writing.add_sums(mean_sums(batch.draft[1].graph), batch.passes * steps / batch.tokens_per_step)
+    if batch.served.readers is not None:
+        return [(prefill[0], prefill[1].machine, reading), (decode[0], decode[1].machine, writing)]
+    reading.add_sums(writing, 1)
+    return [(decode[0], decode[1].machine, reading)]
+
+
+def _mean_over_gpus(parts: Sequence[tuple[int, Sums]]) -> Sums:
+    mean, gpus = Sums(), sum(count for count, _ in parts)
+    for count, sums in parts:
+        mean.add_sums(sums, count / gpus)
+    return mean
+
+
+def _sum_of_joules(parts: Sequence[Joules]) -> Joules:
+    return Joules(*(sum(getattr(part, field.name) for part in parts) for field in fields(Joules)))
+
+
 def _waiting(batch: Batch) -> float:
     """Share of a token's time in which a GPU waits for others: collectives, which nothing hides in serving."""
-    spent = batch.decode[2].spent.exposed
+    spent = batch.exposed
     return sum(spent.get(item, 0.0) for item in COLLECTIVE_ITEMS) / batch.served.steady.tpot
 
 
@@ -186,7 +212,7 @@ COLLECTIVE_ITEMS = ("tensor_parallel", "expert_tensor_parallel", "all_to_all", "
 
 def inference_metrics(batch: Batch, figures: BatchFigures) -> dict[str, Number | None]:
     """The leading metrics of inference by their names in a Result; None where a price is missing."""
-    run, evidence = batch.decode[0].run, figures.evidence
+    run, evidence = batch.run, figures.evidence
     work, gpus, timed = run.inference, run.hardware.gpus, evidence.timed
     assert work is not None
     tokens, joules, rent = figures.requests * work.osl, figures.joules, figures.rent

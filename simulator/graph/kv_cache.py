@@ -61,6 +61,16 @@ def cache_shape(run: Run, layout: Layout, stage: int | None = None) -> CacheShap
     return CacheShape(token * whole, token * sliding, inf if window is None else float(window))
 
 
+def sequence_cache(run: Run) -> CacheShape:
+    """The cache of a sequence in all layers, each of its elements once: what moves from one instance to another."""
+    sliding = sum(window is not None for window in run.model.attention_windows)
+    token = element_bytes(kv_precision(run)) * run.model.kv_cache_width
+    window = run.model.sliding_window
+    return CacheShape(
+        token * (run.model.num_hidden_layers - sliding), token * sliding, inf if window is None else float(window)
+    )
+
+
 def cache_width(model: ModelSpec, tp: int) -> float:
     """Elements a token leaves on one tensor rank and layer.
 

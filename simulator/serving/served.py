@@ -10,7 +10,9 @@ from pathlib import Path
 
 from simulator.errors import InfeasibleError, SpecError
 from simulator.serving.capacity import Budget, budget
-from simulator.serving.requests import arrival_times, lengths
+from simulator.serving.disaggregated import Disaggregated, handover, pool_run
+from simulator.serving.pools import Handover
+from simulator.serving.requests import Request, arrival_times, lengths
 from simulator.serving.requests import open_loop as arriving
 from simulator.serving.simulation import Loop, Outcome, serve
 from simulator.serving.steady import (
@@ -52,6 +54,16 @@ class Served:
     outcome: Outcome | None = None
     sustainable: float | None = None
     """Requests per second that could be served for ever, where requests arrive."""
+    readers: Budget | None = None
+    """The limits of an instance that reads prompts, where others write the answers."""
+    hit: float = 0.0
+    """Share of the prompts that was in the cache."""
+
+    @property
+    def prompt_ranks(self) -> int:
+        """Attention ranks that share the prompts."""
+        limits = self.readers or self.budget
+        return limits.instances * limits.data_ranks
 
 
 def request_count(work: Inference) -> int:
@@ -135,39 +147,91 @@ def _open(server: Server, work: Inference, closed_form: bool) -> tuple[Steady, O
     return _measured(steady, outcome), outcome
 
 
-def serve_requests(run: Run) -> Served:
-    """A run of kind serving, always simulated. The work comes from a trace, at a rate, or in a closed loop.
+def serve_requests(run: Run, *, closed_form: bool = False) -> Served:
+    """A run of kind serving, simulated. The work comes from a trace, at a rate, or in a closed loop; `closed_form`
+    leaves the simulation out, but for a trace.
 
     Raises InfeasibleError for arrivals that outrun the service and for requests longer than model or cache, SpecError
-    for
-    a bad trace.
+    for a bad trace.
     """
     work, asked = run.inference, run.serving or Serving()
     assert work is not None
-    limits, cost = budget(run), StepCost(run)
+    engine = _engine(run, asked)
+    longest = min(engine.longest, float(run.model.max_position_embeddings or inf))
     count = asked.requests or work.requests or (None if asked.trace else SERVED_REQUESTS)
-    longest = min(limits.kv_tokens, float(run.model.max_position_embeddings or inf))
     if asked.trace is not None:
-        outcome = serve(cost, limits, arrivals=read_trace(trace_file(asked.trace), count, longest), asked=asked)
+        outcome = engine.serve(asked, arrivals=read_trace(trace_file(asked.trace), count, longest))
         if outcome.requests == 0:
             raise SpecError("no request in it", file=asked.trace)
-        server = Server(
-            cost, limits, outcome.prompt_tokens / outcome.requests, outcome.output_tokens / outcome.requests
-        )
-        return _simulated(server, outcome)
+        sizes = outcome.prompt_tokens, outcome.output_tokens, outcome.cached_tokens
+        prompt, output, cached = (total / outcome.requests for total in sizes)
+        return _simulated(engine, engine.server(prompt, output, cached), outcome)
     assert count is not None
-    server = Server(cost, limits, float(work.isl), float(work.osl))
+    server = engine.server(float(work.isl), float(work.osl), asked.prefix_hit * (work.isl - 1))
     if work.isl + work.osl > longest:
         raise too_long(server, longest)
-    sizes = lengths(work.isl, work.osl, work.lengths, asked.seed)
+    rate = None if work.request_rate is None or isinf(work.request_rate) else work.request_rate
+    if closed_form:
+        return _served(engine, server, engine.steady(server, work, rate), None)
+    draws = lengths(work.isl, work.osl, work.lengths, asked.seed)
     if work.request_rate is None and isinstance(work.concurrency, int):
-        loop = Loop(sizes, work.concurrency, max(count, work.concurrency))
-        return _simulated(server, serve(cost, limits, loop=loop, asked=asked))
+        loop = Loop(draws, work.concurrency, max(count, work.concurrency), asked.prefix_hit)
+        return _simulated(engine, server, engine.serve(asked, loop=loop))
     times: Iterator[float] = repeat(0.0)
-    if work.request_rate is not None and not isinf(work.request_rate):
-        open_loop(server, work.request_rate)  # refuses what can't be sustained
-        times = arrival_times(work.request_rate, asked.burstiness, asked.seed)
-    return _simulated(server, serve(cost, limits, arrivals=arriving(times, sizes, count), asked=asked))
+    if rate is not None:
+        engine.steady(server, work, rate)  # refuses what can't be sustained
+        times = arrival_times(rate, asked.burstiness, asked.seed)
+    arrivals = arriving(times, draws, count, hit=asked.prefix_hit)
+    return _simulated(engine, server, engine.serve(asked, arrivals=arrivals))
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What serves: instances that do both phases, or those that write answers and a pool that hands prompts over."""
+
+    cost: StepCost
+    budget: Budget
+    handover: Handover | None = None
+
+    @property
+    def longest(self) -> float:
+        """Tokens of the longest request that every cache it needs holds."""
+        return self.budget.longest if self.handover is None else min(self.budget.longest, self.handover.budget.longest)
+
+    def server(self, prompt: float, output: float, cached: float) -> Server:
+        """It with requests of one size."""
+        return Server(self.cost, self.budget, prompt, output, cached)
+
+    def serve(self, asked: Serving, *, arrivals: Iterator[Request] | None = None, loop: Loop | None = None) -> Outcome:
+        """Requests simulated."""
+        return serve(self.cost, self.budget, arrivals=arrivals, loop=loop, asked=asked, handover=self.handover)
+
+    def _pools(self, writer: Server) -> Disaggregated | None:
+        hand = self.handover
+        if hand is None:
+            return None
+        return Disaggregated(replace(writer, cost=hand.cost, budget=hand.budget), writer, hand)
+
+    def sustainable(self, server: Server) -> float:
+        """Requests per second that can be served for ever."""
+        pools = self._pools(server)
+        return sustainable_rate(server) if pools is None else pools.sustainable_rate
+
+    def steady(self, server: Server, work: Inference, rate: float | None) -> Steady:
+        """The closed form. Raises InfeasibleError for a rate that can't be sustained."""
+        pools = self._pools(server)
+        if rate is not None:
+            return open_loop(server, rate) if pools is None else pools.at(rate)
+        if work.request_rate is None and isinstance(work.concurrency, int):
+            return closed_loop(server, work.concurrency) if pools is None else pools.loop(work.concurrency)
+        return maximum_load(server) if pools is None else pools.at(pools.sustainable_rate * (1 - 1e-6))
+
+
+def _engine(run: Run, asked: Serving) -> Engine:
+    if asked.disaggregated is None:
+        return Engine(StepCost(run), budget(run))
+    prefill, decode = pool_run(run, asked.disaggregated.prefill), pool_run(run, asked.disaggregated.decode)
+    return Engine(StepCost(decode), budget(decode), handover(run, prefill, decode))
 
 
 def trace_file(name: str) -> Path:
@@ -180,10 +244,10 @@ SERVED_REQUESTS = 1000
 """Of a run of kind serving that states no number."""
 
 
-def _simulated(server: Server, outcome: Outcome) -> Served:
+def _simulated(engine: Engine, server: Server, outcome: Outcome) -> Served:
     """What simulated requests saw, as a steady state; the undisturbed step is that of the mean batch."""
     flight = max(1.0, outcome.in_flight)
-    step = server.step(flight / server.budget.instances)
+    step = server.step(flight / server.budget.instances) / server.cost.tokens_per_step
     tpot = outcome.tpot.mean or step
     steady = Steady(
         ttft=outcome.ttft.mean,
@@ -193,7 +257,13 @@ def _simulated(server: Server, outcome: Outcome) -> Served:
         output_tokens_per_s=outcome.output_tokens / outcome.duration,
         prompt_share=max(0.0, 1 - step / tpot),
     )
-    return Served(steady, server.budget, _fits(server), outcome, sustainable_rate(server))
+    return _served(engine, server, steady, outcome)
+
+
+def _served(engine: Engine, server: Server, steady: Steady, outcome: Outcome | None) -> Served:
+    readers = None if engine.handover is None else engine.handover.budget
+    hit = server.cached / server.isl
+    return Served(steady, server.budget, _fits(server), outcome, engine.sustainable(server), readers, hit)
 
 
 def _measured(steady: Steady, outcome: Outcome) -> Steady:

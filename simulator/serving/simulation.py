@@ -6,19 +6,20 @@ requests in flight, not with the length of a trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import simpy
 
 from simulator.serving.capacity import Budget
 from simulator.serving.instance import Instance
+from simulator.serving.pools import Handover, Pools
 from simulator.serving.requests import Request, request_of
+from simulator.serving.router import router
 from simulator.serving.statistics import Distribution
 from simulator.serving.steps import StepCost
-from simulator.spec.serving import Router, Serving
+from simulator.spec.serving import Serving
 from simulator.units import US
 
 DRAWN_REQUESTS = 80
@@ -73,11 +74,15 @@ class Outcome:
     """Requests within the objectives."""
     output_tokens: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompts, those that were in the cache already."""
     duration: float = 0.0
     """To the last token."""
     preemptions: int = 0
     busy: float = 0.0
-    """Share of the duration in which instances computed."""
+    """Share of the duration in which instances computed; of a disaggregated engine, those that write answers."""
+    reading: float = 0.0
+    """The same of those that read prompts, where others write the answers."""
     samples: list[Sample] = field(default_factory=list)
     lives: list[Life] = field(default_factory=list)
 
@@ -94,25 +99,39 @@ def serve(
     arrivals: Iterator[Request] | None = None,
     loop: Loop | None = None,
     asked: Serving | None = None,
+    handover: Handover | None = None,
 ) -> Outcome:
-    """Serve `arrivals` in their order, or a closed `loop`; `asked` has the router and the objectives."""
-    return _Simulation(cost, budget, loop, asked or Serving()).run(arrivals)
+    """Serve `arrivals` in their order, or a closed `loop`; `asked` has the router and the objectives.
+
+    With a `handover` its pool reads the prompts, and the instances of `cost` and `budget` write the answers.
+    """
+    return _Simulation(cost, budget, loop, asked or Serving(), handover).run(arrivals)
 
 
 class _Simulation:
     """The world of one simulation: instances, the router, and what is written down."""
 
-    def __init__(self, cost: StepCost, budget: Budget, loop: Loop | None, asked: Serving) -> None:
+    def __init__(
+        self, cost: StepCost, budget: Budget, loop: Loop | None, asked: Serving, handover: Handover | None
+    ) -> None:
         self.env, self.loop, self.asked, self.budget = simpy.Environment(), loop, asked, budget
         engine = cost.run.defaults
         self.overhead, self.late = engine.request_us * US, engine.first_token_steps * cost.tokens_per_step
         self.outcome = Outcome()
-        self.instances = [Instance(self.env, cost, budget, finished=self._finished) for _ in range(budget.instances)]
-        self.route = _router(asked.router, self.instances)
         self.sent, self.stride, self.skipped = 0, 1, 0
+        self.readers: Sequence[Instance] = ()
+        self.instances: Sequence[Instance]
+        if handover is None:
+            self.instances = [
+                Instance(self.env, cost, budget, finished=self._finished) for _ in range(budget.instances)
+            ]
+        else:
+            pools = Pools(self.env, cost, budget, handover, kind=asked.router, finished=self._finished)
+            self.readers, self.instances = pools.readers, pools.writers
+        self.route = router(asked.router, self.readers or self.instances)
 
     def run(self, arrivals: Iterator[Request] | None) -> Outcome:
-        for instance in self.instances:
+        for instance in (*self.readers, *self.instances):
             self.env.process(instance.run())
         if self.loop is None:
             self.env.process(self._arrive(arrivals or iter(())))
@@ -126,6 +145,8 @@ class _Simulation:
             outcome.itl.merge(instance.intervals)
             outcome.preemptions += instance.preemptions
             outcome.busy += instance.busy / len(self.instances) / max(outcome.duration, US)
+        for reader in self.readers:
+            outcome.reading += reader.busy / len(self.readers) / max(outcome.duration, US)
         return outcome
 
     def _arrive(self, arrivals: Iterator[Request]) -> Generator[Any, Any, None]:
@@ -147,6 +168,7 @@ class _Simulation:
         outcome.requests += 1
         outcome.output_tokens += request.output
         outcome.prompt_tokens += request.prompt
+        outcome.cached_tokens += request.cached
         outcome.duration = now
         writing, steps = now - request.first_token, request.output - 1
         unseen = min(writing, self.late * writing / max(1, steps))  # until the client is sent the first tokens
@@ -171,18 +193,11 @@ class _Simulation:
         if self.skipped < self.stride:
             return
         self.skipped, samples = 0, self.outcome.samples
-        running = sum(len(i.decoding) + len(i.prefilling) for i in self.instances)
-        waiting = sum(len(i.waiting) for i in self.instances)
+        everyone = (*self.readers, *self.instances)
+        running = sum(i.active for i in everyone)
+        waiting = sum(len(i.waiting) for i in everyone)
         held = sum(i.held for i in self.instances) / (self.budget.kv_tokens * len(self.instances))
         samples.append(Sample(now, running, waiting, held))
         if len(samples) > MOST_SAMPLES:
             del samples[::2]
             self.stride *= 2
-
-
-def _router(kind: Router, instances: list[Instance]) -> Callable[[], Instance]:
-    """Which instance the next request goes to."""
-    if kind == "round_robin":
-        turns = count()
-        return lambda: instances[next(turns) % len(instances)]
-    return lambda: min(instances, key=lambda instance: instance.load)

@@ -5,7 +5,8 @@ m to
 some step of all of them. In the time a request needs for its o tokens n prompts join, so that a token takes
     tpot = t(n, c) + m n / o        and        throughput = n / tpot.
 A closed loop fixes n, up to what the KV cache holds; random arrivals at rate r find n = r o tpot (Little's law), with
-tpot = t(n, c) / (1 - r m). Where a step yields e tokens of a sequence (speculative decoding), t / e takes the place of t.
+tpot = t(n, c) / (1 - r m). Where a step yields e tokens of a sequence (speculative decoding), t / e takes the place
+of t.
 """
 
 from __future__ import annotations
@@ -134,13 +135,7 @@ def open_loop(server: Server, rate: float) -> Steady:
     """Random arrivals at `rate` per second over all instances. Raises InfeasibleError where they outrun the service."""
     limit = sustainable_rate(server)
     if rate >= limit:
-        raise InfeasibleError(
-            f"requests arrive at {rate:.4g} per second, but at most {limit:.4g} can be served: the queue never ends",
-            path="inference.request_rate",
-            needed=rate,
-            available=limit,
-            suggestion=f"inference.request_rate: {0.9 * limit:.3g}",
-        )
+        raise refuse_rate(rate, limit)
     share = rate / server.budget.instances
     flight, tpot, step, added = 1.0, 0.0, 0.0, 0.0
     for _ in range(MOST_ITERATIONS):
@@ -151,6 +146,17 @@ def open_loop(server: Server, rate: float) -> Steady:
             break
         flight += 0.5 * (wanted - flight)
     return _steady(server, flight, tpot, step, added, 0.0)
+
+
+def refuse_rate(rate: float, limit: float) -> InfeasibleError:
+    """Requests arrive faster than they can be served."""
+    return InfeasibleError(
+        f"requests arrive at {rate:.4g} per second, but at most {limit:.4g} can be served: the queue never ends",
+        path="inference.request_rate",
+        needed=rate,
+        available=limit,
+        suggestion=f"inference.request_rate: {0.9 * limit:.3g}",
+    )
 
 
 def _steady(server: Server, flight: float, tpot: float, step: float, added: float, queue: float) -> Steady:
@@ -173,7 +179,7 @@ def _steady(server: Server, flight: float, tpot: float, step: float, added: floa
 
 def too_long(server: Server, limit: float | None = None) -> InfeasibleError:
     """A single request doesn't fit into the KV cache, or into what the model reads."""
-    tokens, limit = server.isl + server.osl, server.budget.kv_tokens if limit is None else limit
+    tokens, limit = server.isl + server.osl, server.budget.longest if limit is None else limit
     return InfeasibleError(
         f"a request of {tokens:.0f} tokens is longer than the model and its KV cache allow ({limit:.0f})",
         path="inference.isl",

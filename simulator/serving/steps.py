@@ -78,7 +78,13 @@ class StepCost:
         self.run = serving_split(run)
         self._joins = joins
         self.layout: Layout = build_layout(self.run)
-        self.machine: Machine = build_machine(run.hardware, serves=True, profile=run.profile, engine=run.software)
+        self.machine: Machine = build_machine(
+            run.hardware,
+            serves=True,
+            profile=run.profile,
+            engine=run.software,
+            all_reduce=run.execution.all_reduce,
+        )
         layers = layers_of(self.run)
         self._counts: dict[Layer, int] = {layer: layers.count(layer) for layer in dict.fromkeys(layers)}
         assert run.inference is not None
@@ -139,7 +145,7 @@ class StepCost:
         return seconds
 
     def drafts(self, decodes: float, keys: float, prompts: Sequence[tuple[float, float]] = ()) -> float:
-        """GPU seconds of the draft in a step: a token a sequence and pass, and prompts that each of its caches reads."""
+        """GPU seconds of the draft in a step: a token a sequence and pass; each of its caches reads the prompts."""
         if self._draft is None or self._drafting is None:
             return 0.0
         reading = min(self._draft.passes, self._draft.readers)

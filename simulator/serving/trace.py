@@ -1,7 +1,8 @@
 """Requests read from a CSV as they are needed: a trace of millions stays on disk.
 
 Columns are `arrival_s, input_tokens, output_tokens`, or those of the Azure LLM inference traces
-(github.com/Azure/AzurePublicDataset): `TIMESTAMP, ContextTokens, GeneratedTokens` with calendar instants.
+(github.com/Azure/AzurePublicDataset): `TIMESTAMP, ContextTokens, GeneratedTokens` with calendar instants. Either may
+have `cached_tokens`: how many at the front of the prompt are in the KV cache already.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from simulator.serving.requests import Request
 
 OWN = ("arrival_s", "input_tokens", "output_tokens")
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+CACHED = "cached_tokens"
 MICROSECOND_DIGITS = 6
 
 
@@ -34,14 +36,23 @@ def read_trace(file: str | Path, limit: int | None = None, longest: float = math
             if form is None:
                 raise SpecError(f"expected the columns {', '.join(OWN)} (or {', '.join(AZURE)})", file=name, line=1)
             places = [columns.index(column) for column in form]
-            yield from _requests(reader, places, form, name, limit, longest)
+            cached = columns.index(CACHED) if CACHED in columns else None
+            for request, line, cells in _requests(reader, places, form, name, limit, longest):
+                if cached is not None:
+                    tokens = _tokens(_cell(cells, cached, CACHED, name, line), CACHED, name, line, least=0)
+                    if tokens > request.prompt:
+                        text = f"{tokens} cached tokens of a prompt of {request.prompt}"
+                        raise SpecError(text, file=name, line=line, path=CACHED)
+                    request.cached = request.done = min(tokens, request.prompt - 1)  # the last one yields an answer
+                yield request
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SpecError(f"can't be read as CSV: {error}", file=name) from None
 
 
 def _requests(
     reader: Iterator[list[str]], places: list[int], form: tuple[str, ...], name: str, limit: int | None, longest: float
-) -> Iterator[Request]:
+) -> Iterator[tuple[Request, int, list[str]]]:
+    """The requests with their lines and cells."""
     first, last, index = 0.0, -math.inf, 0
     for line, cells in enumerate(reader, start=2):
         if not any(cell.strip() for cell in cells):
@@ -61,7 +72,7 @@ def _requests(
             )
             raise SpecError(message, file=name, line=line)
         last = instant
-        yield Request(index, instant - first, tokens[0], tokens[1])
+        yield Request(index, instant - first, tokens[0], tokens[1]), line, cells
         index += 1
 
 
@@ -93,11 +104,12 @@ def _instant(text: str, column: str, name: str, line: int) -> float:
         ) from None
 
 
-def _tokens(text: str, column: str, name: str, line: int) -> int:
+def _tokens(text: str, column: str, name: str, line: int, *, least: int = 1) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise SpecError(f"'{text[:40]}' is no number of tokens; expected at least 1", file=name, line=line, path=column)
+        value = least - 1
+    if value < least:
+        message = f"'{text[:40]}' is no number of tokens; expected at least {least}"
+        raise SpecError(message, file=name, line=line, path=column)
     return value

@@ -93,6 +93,19 @@ class Run(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _pools_are_the_machine(self) -> Run:
+        pools = self.serving.disaggregated if self.serving is not None else None
+        if pools is None:
+            return self
+        if "parallelism" in self.model_fields_set:
+            raise SpecError("the pools of serving.disaggregated have splits of their own", path="parallelism")
+        gpus = pools.prefill.gpus + pools.decode.gpus
+        if gpus != self.hardware.gpus:
+            text = f"the pools have {pools.prefill.gpus} + {pools.decode.gpus} = {gpus} GPUs"
+            raise SpecError(f"{text}, hardware.gpus is {self.hardware.gpus}", path="serving.disaggregated")
+        return self
+
     @property
     def needed(self) -> str:
         """The block that says what work a run of this kind does."""

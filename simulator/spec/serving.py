@@ -7,9 +7,23 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from simulator.spec.base import Spec
+from simulator.spec.workload import Parallelism, Positive
 from simulator.units import Time
 
 Router = Literal["least_loaded", "round_robin"]
+
+
+class Pool(Parallelism):
+    """GPUs that do one phase of the work, with a split of their own."""
+
+    gpus: Positive
+
+
+class Disaggregated(Spec):
+    """Prompts are read on some GPUs and answers written on others; the KV cache of a prompt crosses between them."""
+
+    prefill: Pool
+    decode: Pool
 
 
 class Serving(Spec):
@@ -22,10 +36,14 @@ class Serving(Spec):
     """Coefficient of variation of the gaps between arrivals: 1 is Poisson, 0 even, above 1 bursts (gamma
     distributed)."""
     trace: str | None = None
-    """CSV of arrivals and lengths (arrival_s, input_tokens, output_tokens; or an Azure LLM trace), in place
-    of both: a path, or the name of a file in workloads/traces."""
+    """CSV of arrivals and lengths (arrival_s, input_tokens, output_tokens, and cached_tokens where known; or an Azure
+    LLM trace), in place of both: a path, or the name of a file in workloads/traces."""
+    prefix_hit: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of each prompt that is in the KV cache already, from a prompt that began alike."""
     router: Router = "least_loaded"
     """Which replica a request goes to."""
+    disaggregated: Disaggregated | None = None
+    """Pools of GPUs for prompts and for answers; all do both where absent."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     ttft_slo: Time | None = None
     """A request counts towards goodput if its first token comes within this time ..."""
@@ -34,6 +52,8 @@ class Serving(Spec):
 
     @model_validator(mode="after")
     def _one_source(self) -> Serving:
-        if self.trace is not None and "burstiness" in self.model_fields_set:
-            raise ValueError("a trace has its own arrivals; leave burstiness out")
+        for field in ("burstiness", "prefix_hit"):
+            if self.trace is not None and field in self.model_fields_set:
+                has = "arrivals" if field == "burstiness" else "cached_tokens"
+                raise ValueError(f"a trace has its own {has}; leave {field} out")
         return self

@@ -1,0 +1,135 @@
+"""A disaggregated engine: the runs of its pools, how caches cross, and its steady state in closed form.
+
+Prompts queue at the prefill instances as in an M/D/1 queue; with s seconds a prompt and all rates per instance
+    wait = r s^2 / 2 (1 - r s),
+caches cross in latency + bytes / port, and decode steps hold no prompts: n = r o t(n) with t a token's share of a step.
+A closed loop of N requests finds the rate at which N = rate x (wait + s + crossing + o t): Little's law.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from simulator.cost.machine import build_machine
+from simulator.errors import InfeasibleError
+from simulator.graph.kv_cache import sequence_cache
+from simulator.serving.capacity import budget
+from simulator.serving.pools import Handover
+from simulator.serving.steady import Server, Steady, maximum_load, refuse_rate
+from simulator.serving.steps import StepCost
+from simulator.spec.run import Run
+from simulator.spec.serving import Pool
+from simulator.spec.workload import Parallelism
+from simulator.units import US
+
+MOST_HALVINGS = 60
+
+
+def pool_run(run: Run, pool: Pool) -> Run:
+    """The run on the GPUs of one pool."""
+    hardware = run.hardware.model_copy(update={"gpus": pool.gpus})
+    split = Parallelism.model_validate(pool.model_dump(exclude_unset=True, exclude={"gpus"}))
+    serving = run.serving.model_copy(update={"disaggregated": None}) if run.serving is not None else None
+    return run.model_copy(update={"hardware": hardware, "parallelism": split, "serving": serving})
+
+
+def phase_runs(run: Run) -> tuple[Run, Run]:
+    """The runs that read prompts and write answers: the run itself where the same GPUs do both."""
+    pools = run.serving.disaggregated if run.serving is not None else None
+    if pools is None:
+        return run, run
+    return pool_run(run, pools.prefill), pool_run(run, pools.decode)
+
+
+def handover(run: Run, prefill: Run, decode: Run) -> Handover:
+    """The prefill pool and the ports between the pools of a run.
+
+    A port is what the GPUs of an instance send or receive together: over their links where one scale-up domain holds
+    both pools, else over their shares of the NICs, at the share of it that the machine's curves say is reached.
+    """
+    machine = build_machine(run.hardware, serves=True, profile=run.profile)
+    limits, readers = budget(decode), budget(prefill)
+    curves, near = machine.curves, run.hardware.gpus <= run.hardware.scale_up_domain
+    each = machine.link * curves.collective.ring if near else machine.nic * curves.network.efficiency
+    if each <= 0:
+        raise InfeasibleError("no network joins the pools", path="hardware.network")
+    return Handover(
+        cost=StepCost(prefill),
+        budget=readers,
+        cache=sequence_cache(run),
+        out=each * prefill.hardware.gpus / readers.instances,
+        into=each * decode.hardware.gpus / limits.instances,
+        latency=curves.network.base_us * US if not near else curves.collective.base_us * US,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Disaggregated:
+    """Both pools with requests of one size."""
+
+    reader: Server
+    writer: Server
+    handover: Handover
+
+    @property
+    def prompt_s(self) -> float:
+        """A prompt that has an instance for itself."""
+        return self.reader.marginal(0.0) * self.reader.budget.data_ranks
+
+    @property
+    def crossing_s(self) -> float:
+        """A cache on its way, alone."""
+        return self.handover.seconds(self.reader.isl)
+
+    @property
+    def sustainable_rate(self) -> float:
+        """Requests per second that both pools and the ports between them can serve for ever."""
+        readers, writers = self.reader.budget.instances, self.writer.budget.instances
+        size = self.handover.cache.bytes(self.reader.isl)
+        ports = min(self.handover.out * readers, self.handover.into * writers) / size
+        together = max(1, int(self.reader.budget.step_tokens / self.reader.isl))
+        prompts = readers / self.reader.marginal(0.0, together)
+        return min(prompts, ports, maximum_load(self.writer).output_tokens_per_s / self.writer.osl)
+
+    def at(self, rate: float) -> Steady:
+        """The steady state at `rate` requests per second. Raises InfeasibleError where that can't be sustained."""
+        limit = self.sustainable_rate
+        if rate >= limit:
+            raise refuse_rate(rate, limit)
+        reader, writer = self.reader, self.writer
+        share, alone = rate / reader.budget.instances, self.prompt_s
+        busy = min(0.99, share * reader.marginal(0.0, max(1, int(reader.budget.step_tokens / reader.isl))))
+        wait = busy * alone / (2 * (1 - busy))
+        flight, step = _in_flight(writer, rate / writer.budget.instances)
+        engine = writer.cost.run.defaults
+        late = engine.first_token_steps * step * writer.cost.tokens_per_step + engine.request_us * US
+        return Steady(
+            ttft=wait + alone + late,
+            tpot=step + self.crossing_s / max(1.0, writer.osl - 1),
+            step=step,
+            in_flight=flight * writer.budget.instances,
+            output_tokens_per_s=rate * writer.osl,
+            prompt_share=0.0,
+        )
+
+    def loop(self, concurrency: float) -> Steady:
+        """The steady state of a closed loop; requests that no pool has room for wait in front of the prompts."""
+        low, high = 0.0, self.sustainable_rate * (1 - 1e-6)
+        for _ in range(MOST_HALVINGS):
+            rate = (low + high) / 2
+            steady = self.at(rate)
+            inside = rate * (steady.ttft + steady.tpot * (self.writer.osl - 1))
+            low, high = (rate, high) if inside < concurrency else (low, rate)
+        steady = self.at(low)
+        first = concurrency / low - steady.tpot * (self.writer.osl - 1)
+        return replace(steady, ttft=max(steady.ttft, first))
+
+
+def _in_flight(writer: Server, rate: float) -> tuple[float, float]:
+    """(sequences in flight on an instance, seconds of a token) at so many requests a second: n = r o t(n)."""
+    low, high = 0.0, writer.most_in_flight
+    for _ in range(MOST_HALVINGS):
+        flight = (low + high) / 2
+        step = writer.step(max(1.0, flight)) / writer.cost.tokens_per_step
+        low, high = (flight, high) if rate * writer.osl * step > flight else (low, flight)
+    return max(1e-9, high), writer.step(max(1.0, high)) / writer.cost.tokens_per_step
