@@ -23,8 +23,9 @@ from simulator.engine.flows import Transfer
 from simulator.engine.runner import EVENTS, Engine, retime
 from simulator.engine.streams import Do, Instruction, Launch, Signal, Wait, play_alone
 from simulator.errors import InfeasibleError, SpecError
-from simulator.graph.graph import Chunk, OperatorGraph, Pipeline, Program, StageEnd
+from simulator.graph.graph import Chunk, Chunks, OperatorGraph, Pipeline, Program, StageEnd
 from simulator.graph.operator import Collective, Group, Operator, Traffic
+from simulator.graph.order import CUTTING, PAIRING
 from simulator.simulation import training_step
 from simulator.spec.constants import read_constants
 from simulator.spec.run import Run
@@ -51,6 +52,7 @@ def step(
     overlap_send: bool = True,
     sync: float = 0.0,
     backward: float = 2.0,
+    schedule: str = "1f1b",
 ) -> CostedGraph:
     """A step whose forward programs run the given operators for the given seconds, and backward ones compute."""
 
@@ -58,21 +60,33 @@ def step(
         return tuple(operator._replace(calls=seconds) for operator, seconds in operators)
 
     there = Program("forward", "forward", calls(serial), calls(background))
-    back = Program("backward", "backward", (COMPUTE,))
+    back, half = Program("backward", "backward", (COMPUTE,)), Program("half", "backward", (COMPUTE,))
     gradients = replace_group(EXCHANGE, sync)
+
+    def table(program: Program) -> Chunks:
+        return tuple(tuple(Chunk(s, c, program.phase, ((program, 1),)) for c in range(chunks)) for s in range(stages))
+
+    others = {
+        "input_gradient": table(half) if schedule in CUTTING else (),
+        "weight_gradient": table(half) if schedule in CUTTING else (),
+        "paired_forward": table(there) if schedule in PAIRING else (),
+        "paired_backward": table(back) if schedule in PAIRING else (),
+    }
     graph = OperatorGraph(
         pipeline=Pipeline(
-            stages, chunks, micro_batches, "1f1b", SEND._replace(calls=send) if send else None, overlap_send
+            stages, chunks, micro_batches, schedule, SEND._replace(calls=send) if send else None, overlap_send
         ),
-        forward=tuple(tuple(Chunk(s, c, "forward", ((there, 1),)) for c in range(chunks)) for s in range(stages)),
-        backward=tuple(tuple(Chunk(s, c, "backward", ((back, 1),)) for c in range(chunks)) for s in range(stages)),
+        forward=table(there),
+        backward=table(back),
         ends=(StageEnd(gradient_sync=(gradients,)),) * stages,
         replicas=8,
-        programs=(there, back),
+        programs=(there, back, half),
+        **others,
     )
     costs = {
         there: CostedProgram(there, tuple(t for _, t in serial), tuple(t for _, t in background), 0.0),
         back: CostedProgram(back, (backward,), (), 0.0),
+        half: CostedProgram(half, (backward / 2,), (), 0.0),
     }
     ends = ({"gradient_sync": sync, "update": 0.0, "parameter_gather": 0.0},) * stages
     return CostedGraph(graph, toy.machine(8 * stages), costs, ends, send)
@@ -109,6 +123,35 @@ def test_interleaving_divides_the_bubble_by_the_chunks(
 ) -> None:
     costed = step([(COMPUTE, 1.0)], stages=stages, chunks=chunks, micro_batches=micro_batches)
     assert seconds(costed, engine) == pytest.approx((micro_batches * chunks + stages - 1) * 3.0, rel=1e-9)
+
+
+@BOTH
+@pytest.mark.parametrize(("stages", "micro_batches"), [(2, 4), (4, 4), (8, 20)])
+def test_zb_h1_fills_its_bubble_with_weight_gradients(engine: Engine, stages: int, micro_batches: int) -> None:
+    """(p - 1)(F + B - W) with F = B = W = 1 (arXiv 2401.10241 table 2)."""
+    costed = step([(COMPUTE, 1.0)], stages=stages, micro_batches=micro_batches, schedule="zb-h1")
+    ideal = micro_batches * 3.0 + (stages - 1)
+    assert timed(costed, engine).duration == pytest.approx(ideal, rel=1e-2)
+    assert timed(costed, engine).duration == pytest.approx(timed(costed, "fast").duration, rel=1e-9)
+
+
+@BOTH
+@pytest.mark.parametrize(("stages", "micro_batches"), [(2, 2), (4, 4), (8, 10)])
+def test_dualpipe_leaves_the_bubble_of_its_middle(engine: Engine, stages: int, micro_batches: int) -> None:
+    """(p/2 - 1)(F&B + B - 3W) with W = 1, F = 1, B = 2, F&B = 3 (arXiv 2412.19437 table 2)."""
+    costed = step([(COMPUTE, 1.0)], stages=stages, chunks=2, micro_batches=micro_batches, schedule="dualpipe")
+    ideal = 2 * micro_batches * 3.0 + (stages / 2 - 1) * 2
+    assert timed(costed, engine).duration == pytest.approx(ideal, rel=1e-2)
+    assert timed(costed, engine).duration == pytest.approx(timed(costed, "fast").duration, rel=1e-9)
+
+
+@BOTH
+def test_the_last_weight_gradient_hides_the_sum_of_gradients(engine: Engine) -> None:
+    """The input gradient before it does not: a second of compute hides RATE seconds."""
+    base = {"stages": 2, "micro_batches": 4, "schedule": "zb-h1"}
+    none, long = step([(COMPUTE, 1.0)], **base), step([(COMPUTE, 1.0)], sync=5.0, **base)  # type: ignore[arg-type]
+    window = RATE * (1.0 + HOST.host_micro_batch_us * 1e-6 / 4)
+    assert timed(long, engine).duration - timed(none, engine).duration == pytest.approx(5.0 - window)
 
 
 @BOTH
@@ -204,6 +247,8 @@ def random_step(data: st.DataObject) -> CostedGraph:
 
     tp, cp, dp = one_of(1, 2, 4), one_of(1, 2), one_of(1, 2, 4, 8)
     pp, vpp = one_of((1, 1), (2, 1), (2, 2), (3, 2), (4, 1))
+    legal = ["1f1b", "gpipe"] if vpp > 1 or pp == 1 else ["1f1b", "gpipe", "zb-h1", "dualpipe"]
+    schedule = one_of(*legal)
     model = one_of(toy.MODEL, toy.MOE_MODEL)
     ep = one_of(*[n for n in (1, 2, 4, 8) if tp * cp * dp % n == 0]) if model is toy.MOE_MODEL else 1
     overlaps = {name: one_of(True, False) for name in ("a2a_overlap", "tp_overlap", "dp_overlap", "p2p_overlap")}
@@ -211,7 +256,11 @@ def random_step(data: st.DataObject) -> CostedGraph:
         gpus=tp * cp * dp * pp if tp * cp * dp * pp <= 8 else 8 * -(-tp * cp * dp * pp // 8),
         model=model,
         parallelism={"tp": tp, "pp": pp, "vpp": vpp, "cp": cp, "ep": ep, "etp": 1},
-        training={"global_batch": dp * pp * one_of(1, 2, 3) * 3, "sharding": one_of("none", "zero1", "zero3")},
+        training={
+            "global_batch": dp * pp * one_of(2, 4, 6) * 2,
+            "sharding": one_of("none", "zero1") if schedule == "dualpipe" else one_of("none", "zero1", "zero3"),
+            "schedule": schedule,
+        },
         execution=overlaps,
     )
     try:

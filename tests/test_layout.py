@@ -53,6 +53,45 @@ MOE = {"model": toy.MOE_MODEL}
             "pp x vpp = 8 x 1 chunks need as many layers; the model has 4",
             "parallelism.pp: 4",
         ),
+        *[
+            (8, {"parallelism": split, "training": training}, "training.schedule", message, "training.schedule: 1f1b")
+            for split, training, message in [
+                (
+                    {},
+                    {"schedule": "zb-h1"},
+                    "schedule zb-h1 needs pp above 1: one stage has no bubble to fill",
+                ),
+                (
+                    {"pp": 2, "vpp": 2},
+                    {"schedule": "zb-h1", "global_batch": 16},
+                    "schedule zb-h1 has one chunk a stage, so vpp must be 1; it is 2",
+                ),
+                (
+                    {"pp": 2, "vpp": 2},
+                    {"schedule": "dualpipe", "global_batch": 16},
+                    "schedule dualpipe has its own two chunks a rank, so vpp must be 1; it is 2",
+                ),
+                (
+                    {"pp": 4},
+                    {"schedule": "dualpipe"},
+                    "schedule dualpipe feeds micro-batches from both ends, so their number must be even and at least"
+                    " 2 x pp = 8; there are 4",
+                ),
+                (
+                    {"pp": 2},
+                    {"schedule": "dualpipe", "global_batch": 64, "sharding": "zero3"},
+                    "schedule dualpipe keeps parameters and gradients of both directions whole, so sharding must be"
+                    " none or zero1; it is zero3",
+                ),
+            ]
+        ],
+        (
+            3,
+            {"parallelism": {"pp": 3}, "training": {"schedule": "dualpipe"}},
+            "training.schedule",
+            "schedule dualpipe mirrors its stages, so pp must be even; it is 3",
+            "training.schedule: 1f1b",
+        ),
         (
             2,
             {"parallelism": {"pp": 2, "vpp": 4}},
@@ -256,3 +295,34 @@ def test_fully_sharded_ranks_gather_and_scatter_every_parameter(name: str, split
     outside = embedding_held(run.model, b.layout) + head_held(run.model, b.layout)
     assert moved["gradient_sync"] == pytest.approx(4 * (dense + expert), rel=1e-12)
     assert moved["parameter_gather"] == pytest.approx(2 * (2 * (dense + expert) - outside), rel=1e-12)
+
+
+def test_dualpipe_sums_gradients_over_both_copies() -> None:
+    """Four ranks of a stage and four of its mirror, in other nodes; in one node they all lie in its domain."""
+    split, work = {"pp": 4, "tp": 2}, {"global_batch": 64, "schedule": "dualpipe"}
+    far = build_layout(toy.run(gpus=32, parallelism=split, training=work))
+    assert (far.data_group, far.parts_held) == (Group(8, 4), 2)
+    near = build_layout(toy.run(gpus=8, parallelism={"pp": 4}, training=work))
+    assert near.data_group == Group(4, 4)
+    plain = build_layout(toy.run(gpus=32, parallelism=split, training={"global_batch": 64}))
+    assert (plain.data_group, plain.parts_held) == (Group(4, 4), 1)
+
+
+def test_dualpipe_holds_a_part_of_the_model_and_its_mirror() -> None:
+    graph = build_graph(prepare(toy.run(gpus=4, parallelism={"pp": 4}, training={"schedule": "dualpipe"})))
+    names = [[[program.name for program, _ in chunk.programs] for chunk in row] for row in graph.forward]
+    first, middle, last = ["embedding", "dense layer"], ["dense layer"], ["dense layer", "logits and loss"]
+    assert names == [[first, last], [middle, middle], [middle, middle], [last, first]]
+    assert (graph.pipeline.chunks, graph.pipeline.micro_batches, graph.pipeline.visits) == (2, 4, 1)
+
+
+def test_a_cut_backward_pass_is_the_whole_of_it() -> None:
+    graph = build_graph(prepare(toy.run(gpus=4, parallelism={"pp": 4}, training={"schedule": "zb-h1"})))
+
+    def operators(row: Sequence[Any]) -> list[str]:
+        return sorted(operator.name for program, _ in row[0].programs for operator in program.serial)
+
+    inputs, weights = operators(graph.input_gradient[1]), operators(graph.weight_gradient[1])
+    assert sorted(inputs + weights) == operators(graph.backward[1])
+    assert all(name.endswith("wgrad") for name in weights)
+    assert not any(name.endswith("wgrad") for name in inputs)

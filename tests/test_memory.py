@@ -15,6 +15,7 @@ from simulator.graph.builder import prepare
 from simulator.graph.inference import prepare_inference
 from simulator.graph.kv_cache import cache_shape
 from simulator.graph.layers import layers_of
+from simulator.graph.order import fullest
 from simulator.simulation import inference_batch, simulate, training_step
 from simulator.spec.base import data_root
 from simulator.spec.run import Run, run_from_mapping, set_path

@@ -8,12 +8,15 @@ the modules as Megatron Core and FSDP2 keep them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from simulator.graph import parameters_held as held
-from simulator.graph.builder import Build
+from simulator.graph.backward import backward_of, halves
+from simulator.graph.builder import Build, forward_layer
 from simulator.graph.layers import Layer, Portion, stack_of
+from simulator.graph.operator import WeightGrad
+from simulator.graph.order import CUTTING, fullest
 from simulator.units import GIB
 
 BF16, FP32 = 2.0, 4.0
@@ -57,28 +60,36 @@ class StageBytes:
 
 def training_memory(b: Build) -> list[StageBytes]:
     """Peak bytes of every stage of a training run."""
-    stack = stack_of(b.run.model, b.layout.pp, b.layout.vpp, b.run.defaults.pads_uneven_pipeline)
+    layout, parts = b.layout, b.layout.parts_held
+    stack = stack_of(b.run.model, layout.pp, layout.vpp, b.run.defaults.pads_uneven_pipeline)
     stored = {layer: stored_bytes(b, layer) for layer in stack.layers}
     extra = {layer: live_bytes(b, layer) - stored[layer] for layer in stack.layers}
+    cuts = layout.schedule in CUTTING
+    late = {layer: deferred_bytes(b, layer) if cuts else 0.0 for layer in stack.layers}
     states: dict[tuple[Portion, bool, bool], tuple[float, float, float, float]] = {}
     stages = []
     for stage, portion in enumerate(stack.stages):
-        key = (portion, stage == 0, stage == b.layout.pp - 1)
-        if key not in states:
-            states[key] = _states(b, stage, dict(portion))
-        kept = sum([stored[layer] * count for layer, count in portion]) / b.layout.vpp
-        live = max([extra[layer] for layer, _ in portion], default=0.0)
-        stages.append(_stage(b, stage, states[key], kept, live))
+        key = (portion, stage == 0, stage == layout.pp - 1)
+        if key not in states or parts > 1:
+            states[key] = _states(b, stage, [dict(portion) for portion in stack.stages])
+        held_layers = (*portion, *stack.stages[layout.pp - 1 - stage]) if parts > 1 else portion
+        chunks = max(parts, layout.vpp)
+        kept = sum([stored[layer] * count for layer, count in held_layers]) / chunks
+        waiting = sum([late[layer] * count for layer, count in held_layers]) / chunks
+        live = max([extra[layer] for layer, _ in held_layers], default=0.0)
+        moments = fullest(layout.schedule, stage, layout.pp, chunks, layout.micro_batches // parts)
+        activations = max([moment.in_flight * kept + moment.deferred * waiting for moment in moments])
+        stages.append(_stage(b, stage, states[key], activations, live))
     return stages
 
 
 def _stage(
-    b: Build, stage: int, held_states: tuple[float, float, float, float], stored: float, live: float
+    b: Build, stage: int, held_states: tuple[float, float, float, float], kept: float, live: float
 ) -> StageBytes:
-    """Peak bytes of a stage that keeps `stored` per chunk in flight, and `live` more during a backward pass."""
+    """Peak bytes of a stage that keeps `kept` activations, and `live` more during a backward pass."""
     parameters, gradients, states, gathered = held_states
-    kept = stored * chunks_in_flight(stage, b.layout.pp, b.layout.vpp, b.layout.micro_batches, _schedule(b))
-    first, last = stage == 0, stage == b.layout.pp - 1
+    ends = {stage, b.layout.pp - 1 - stage} if b.layout.parts_held > 1 else {stage}
+    first, last = 0 in ends, b.layout.pp - 1 in ends
     logits = _logits(b) if last else 0.0
     moment = "loss of the first micro-batch" if logits > live else "backward pass of the last layer held"
     buffers = gathered + max(logits, live) + _communication_buffers(b) + WORKSPACE_BYTES
@@ -88,27 +99,11 @@ def _stage(
     return StageBytes(parameters, gradients, states, kept, buffers, 0.0, framework, moment)
 
 
-def _schedule(b: Build) -> str:
-    return b.run.training.schedule if b.run.training else "1f1b"
-
-
-def chunks_in_flight(stage: int, pp: int, vpp: int, micro_batches: int, schedule: str) -> float:
-    """Chunk forward passes whose activations a stage holds at its peak."""
-    total = micro_batches * vpp
-    if schedule == "gpipe":
-        return total
-    if vpp == 1:
-        return min(pp - stage, total)
-    if micro_batches == pp:
-        return total
-    return min((pp - stage - 1) * 2 + (vpp - 1) * pp + 1, total)
-
-
-def _states(b: Build, stage: int, layers: Mapping[Layer, int]) -> tuple[float, float, float, float]:
+def _states(b: Build, stage: int, stages: Sequence[Mapping[Layer, int]]) -> tuple[float, float, float, float]:
     """(parameters, gradients, optimizer states, gathered parameters of ZeRO-3) in bytes."""
     layout, framework, model = b.layout, b.run.defaults, b.run.model
     assert b.run.training is not None
-    dense, expert = held.stage_held(model, layout, layers, stage)
+    dense, expert = held.rank_held(model, layout, stages, stage)
     sharding, data, expert_data = layout.settings.sharding, layout.data_group.size, layout.expert_data_group.size
     split = dense / data + expert / expert_data
     whole = dense + expert
@@ -117,7 +112,7 @@ def _states(b: Build, stage: int, layers: Mapping[Layer, int]) -> tuple[float, f
     if b.run.training.offload == "optimizer":
         states = 0.0
     if sharding == "zero3":
-        widest = max((sum(held.layer_held(model, layout, layer)) for layer in layers), default=0.0)
+        widest = max((sum(held.layer_held(model, layout, layer)) for layer in stages[stage]), default=0.0)
         embedding = model.vocab_size * model.hidden_size / layout.tp
         gathered = (2 * widest + embedding) * BF16
         # FSDP keeps one fp32 copy that is both master weight and parameter; Adam's moments make 12 of its 16 bytes.
@@ -133,6 +128,14 @@ def stored_bytes(b: Build, layer: Layer) -> float:
         return b.shapes.rows * b.run.model.hidden_size * BF16
     kept = live_bytes(b, layer, frozenset(settings.recompute_modules))
     return kept * b.run.defaults.recompute_kept_fraction if settings.recompute_fraction else kept
+
+
+def deferred_bytes(b: Build, layer: Layer) -> float:
+    """Bytes a layer holds until its weight gradients run: the input and the output gradient of every GEMM (of a dense
+    layer with an FFN of 4 h the 32 b s h of arXiv 2401.10241 section 2.3)."""
+    _, weights = halves(backward_of(b.shapes, forward_layer(b, layer), 0.0))
+    works = [(operator.work, operator.calls) for operator in weights]
+    return sum(w.m * (w.n + w.k) * w.row_bytes * calls for w, calls in works if isinstance(w, WeightGrad))
 
 
 def live_bytes(b: Build, layer: Layer, dropped: frozenset[str] = frozenset()) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.errors import DeadlockError
-from simulator.graph.order import Indices, Pass, orders, position, steady
+from simulator.graph.order import PAIRING, Indices, Pass, orders, position, steady
 
 NAMES = {
     Pass.FORWARD: "forward",
@@ -102,7 +102,7 @@ def _awaited(
     place = np.array([[position(kind, s, c, stages) for c in range(int(chunk.max()) + 1)] for s in range(stages)])
     where = place[stage, chunk]
     path = (
-        chunk if kind == "dualpipe" else np.zeros_like(chunk)
+        chunk if kind in PAIRING else np.zeros_like(chunk)
     )  # micro-batches of the two directions are different ones
     forward = (what == Pass.FORWARD) | (what == Pass.PAIRED_FORWARD)
     passing = what != Pass.WEIGHT_GRADIENT

@@ -77,6 +77,15 @@ def _gemm_adjoint(s: Shapes, operator: Operator, work: Gemm, accumulate_bytes: f
     return parts
 
 
+def halves(operators: Sequence[Operator]) -> tuple[list[Operator], list[Operator]]:
+    """A backward pass cut in two (arXiv 2401.10241): what the stage before waits for, and the weight gradients.
+
+    Gradients of what no GEMM multiplies (norms, embeddings, gathered experts) stay with the first.
+    """
+    weights = [operator for operator in operators if isinstance(operator.work, WeightGrad)]
+    return [operator for operator in operators if not isinstance(operator.work, WeightGrad)], weights
+
+
 def recomputed(operators: Iterable[Operator], modules: frozenset[str], fraction: float) -> list[Operator]:
     """What selective recompute repeats before a backward pass.
 

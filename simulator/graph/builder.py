@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from simulator.graph import parameters_held as held
 from simulator.graph.graph import Chunk, OperatorGraph, Phase, Pipeline, Program, StageEnd
-from simulator.graph.layers import Layer, Portion, Stack, stack_of
+from simulator.graph.layers import Layer, Stack, stack_of
 from simulator.graph.moe import ExpertLoad, expert_load
 from simulator.graph.operator import Collective, Group, HostTransfer, Operator, Traffic
+from simulator.graph.order import CUTTING, Pass, position
 from simulator.graph.parallel import Layout, build_layout
 from simulator.graph.programs import BF16_BYTES, Rank, layer_operators, programs_of
 from simulator.graph.routing import routed_load
@@ -73,36 +74,52 @@ def build_graph(b: Build) -> OperatorGraph:
     layout, settings = b.layout, b.layout.settings
     stack = stack_of(run.model, layout.pp, layout.vpp, run.defaults.pads_uneven_pipeline)
     programs = programs_of(rank_of(b), stack.layers)
-    last = (layout.pp - 1, layout.vpp - 1)
-
-    def chunks(stage: int, phase: Phase, by_layer: Mapping[Layer | str, Program]) -> tuple[Chunk, ...]:
-        row = []
-        for index, portion in enumerate(stack.chunks[stage]):
-            runs = [(by_layer[layer], count) for layer, count in portion]
-            if (stage, index) == (0, 0):
-                runs.insert(0, (by_layer["embedding"], 1))
-            if (stage, index) == last:
-                runs.append((by_layer["head"], 1))
-            row.append(Chunk(stage, index, phase, tuple(runs if phase == "forward" else reversed(runs))))
-        return tuple(row)
-
-    stages = range(layout.pp)
+    parts = layout.parts_held
+    tables = {
+        what: tuple(
+            [
+                tuple([_chunk(b, stack, (stage, index), what, by_layer) for index in range(max(parts, layout.vpp))])
+                for stage in range(layout.pp)
+            ]
+        )
+        for what, by_layer in programs.by_pass.items()
+    }
     return OperatorGraph(
         pipeline=Pipeline(
             stages=layout.pp,
-            chunks=layout.vpp,
-            micro_batches=layout.micro_batches,
-            schedule=run.training.schedule if run.training else "1f1b",
+            chunks=max(parts, layout.vpp),
+            micro_batches=layout.micro_batches // parts,
+            schedule=layout.schedule,
             send=pipeline_send(b),
-            overlap_send=settings.p2p_overlap and layout.vpp > 1,
+            overlap_send=settings.p2p_overlap and (layout.vpp > 1 or layout.schedule in CUTTING),
         ),
-        forward=tuple([chunks(stage, "forward", programs.forward) for stage in stages]),
-        backward=tuple([chunks(stage, "backward", programs.backward) for stage in stages]),
+        forward=tables[Pass.FORWARD],
+        backward=tables[Pass.BACKWARD],
         ends=_stage_ends(b, stack),
         overlap_gradients=settings.dp_overlap,
         replicas=layout.gpus // layout.pp,
         programs=programs.all,
+        input_gradient=tables.get(Pass.INPUT_GRADIENT, ()),
+        weight_gradient=tables.get(Pass.WEIGHT_GRADIENT, ()),
+        paired_forward=tables.get(Pass.PAIRED_FORWARD, ()),
+        paired_backward=tables.get(Pass.PAIRED_BACKWARD, ()),
     )
+
+
+def _chunk(
+    b: Build, stack: Stack, where: tuple[int, int], what: Pass, by_layer: Mapping[Layer | str, Program]
+) -> Chunk:
+    """What a pass runs of the chunk at (stage, index)."""
+    stage, index = where
+    layout = b.layout
+    place = position(layout.schedule, stage, index, layout.pp)
+    runs = [(by_layer[layer], count) for layer, count in stack.chunks[place % layout.pp][place // layout.pp]]
+    if place == 0:
+        runs.insert(0, (by_layer["embedding"], 1))
+    if place == layout.pp * layout.vpp - 1:
+        runs.append((by_layer["head"], 1))
+    phase: Phase = "forward" if what.goes_forward else "backward"
+    return Chunk(stage, index, phase, tuple(runs if what.goes_forward else reversed(runs)))
 
 
 def rank_of(b: Build) -> Rank:
@@ -123,6 +140,7 @@ def rank_of(b: Build) -> Rank:
         dp=layout.dp if sharded else 0,
         edp=layout.edp if sharded else 0,
         settings=settings if sharded else replace(settings, sharding="none"),
+        schedule=layout.schedule if layout.schedule in CUTTING else "1f1b",
     )
     return Rank(replace(b.shapes, layout=cut), b.load, b.run.routing, b.run.defaults, b.constants)
 
@@ -143,24 +161,21 @@ def pipeline_send(b: Build) -> Operator | None:
 
 
 def _stage_ends(b: Build, stack: Stack) -> tuple[StageEnd, ...]:
-    """The ends of all stages; stages between the first and the last that hold the same share one."""
-    middle: dict[Portion, StageEnd] = {}
+    """The ends of all stages; stages that hold as many parameters share one."""
+    known: dict[tuple[float, float], StageEnd] = {}
     ends = []
-    for stage, portion in enumerate(stack.stages):
-        if stage in (0, b.layout.pp - 1):
-            ends.append(_stage_end(b, portion, stage))
-            continue
-        if portion not in middle:
-            middle[portion] = _stage_end(b, portion, stage)
-        ends.append(middle[portion])
+    for stage in range(b.layout.pp):
+        count = held.rank_held(b.run.model, b.layout, [dict(portion) for portion in stack.stages], stage)
+        if count not in known:
+            known[count] = _stage_end(b, *count)
+        ends.append(known[count])
     return tuple(ends)
 
 
-def _stage_end(b: Build, portion: Portion, stage: int) -> StageEnd:
-    """Gradient synchronisation, update and parameter gather of a stage."""
+def _stage_end(b: Build, dense: float, expert: float) -> StageEnd:
+    """Gradient synchronisation, update and parameter gather of a rank that holds so many parameters."""
     layout, settings, framework = b.layout, b.layout.settings, b.run.defaults
     assert b.run.training is not None
-    dense, expert = held.stage_held(b.run.model, layout, dict(portion), stage)
     sync, gather = [], []
     sharded_update = 0.0
     for count, group in ((dense, layout.data_group), (expert, layout.expert_data_group)):

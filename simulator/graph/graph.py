@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from simulator.graph.operator import Operator
+from simulator.graph.order import PAIRING
 
 Phase = Literal["forward", "backward", "prefill", "decode"]
 
@@ -60,7 +61,7 @@ class Pipeline:
     @property
     def visits(self) -> int:
         """Chunks of a stage that one micro-batch passes."""
-        return 1 if self.schedule == "dualpipe" else self.chunks
+        return 1 if self.schedule in PAIRING else self.chunks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,8 +79,11 @@ Chunks = tuple[tuple[Chunk, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class OperatorGraph:
-    """One training step or one inference phase. `forward` and `backward` are all that each chunk does for a micro-batch;
-    where the schedule cuts backward passes or runs passes in pairs, the same work follows as it is then run."""
+    """One training step or one inference phase.
+
+    `forward` and `backward` are all that each chunk does for a micro-batch; where the schedule cuts backward passes or
+    runs passes in pairs, the same work follows as it is then run.
+    """
 
     pipeline: Pipeline
     forward: Chunks

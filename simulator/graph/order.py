@@ -51,18 +51,20 @@ class Held(NamedTuple):
     deferred: int
 
 
-TURNS = frozenset({"gpipe", "1f1b"})
-"""Schedules of whole forward and backward passes, with as many chunks a stage as one likes."""
+CUTTING = frozenset({"zb-h1", "dualpipe"})
+"""Schedules that run the gradients of weights apart."""
+PAIRING = frozenset({"dualpipe"})
+"""Schedules that run a forward and a backward pass as one."""
 
 
 def position(kind: str, stage: int, chunk: int, stages: int) -> int:
     """Which part of the model, in its order, a chunk of a stage holds; DualPipe's second one mirrors the first."""
-    return stages - 1 - stage if kind == "dualpipe" and chunk else chunk * stages + stage
+    return stages - 1 - stage if kind in PAIRING and chunk else chunk * stages + stage
 
 
 def neighbour(kind: str, stage: int, chunk: int, stages: int, *, forward: bool) -> int:
     """The stage that waits for a chunk's activation (`forward`) or for its gradient."""
-    reversed_way = kind == "dualpipe" and chunk == 1
+    reversed_way = kind in PAIRING and chunk == 1
     return (stage + (1 if forward != reversed_way else -1)) % stages
 
 

@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simulator.graph.graph import Phase, Program
-from simulator.graph.operator import Collective, Gemm, Operator
+from simulator.graph.operator import Collective, Gemm, Operator, WeightGrad
+from simulator.graph.order import PAIRING
 
 if TYPE_CHECKING:
     from simulator.graph.programs import Rank
 
 
-def hide(
-    name: str,
-    phase: Phase,
-    operators: list[Operator],
-    prefetch: list[Operator],
-    rank: Rank,
-    modules: int,
-    launches: float,
-) -> Program:
-    """The program of `operators` in which overlappable communication is moved to the background.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """What a program does, before it is said what hides behind what."""
+
+    name: str
+    phase: Phase
+    operators: Sequence[Operator]
+    sharded: Sequence[Operator] = ()
+    """Gathers of the next program's parameters and reductions of this one's gradients, where these are sharded."""
+    modules: int = 0
+    launches: float = 0.0
+    paired: bool = False
+    """It runs beside a pass of the other direction (DualPipe)."""
+
+
+def hide(body: Body, rank: Rank) -> Program:
+    """The program of a body in which overlappable communication is moved to the background.
 
     What stays in the serial part of an overlapped collective is its first and last piece, which nothing can hide.
     """
     settings, c = rank.layout.settings, rank.constants
     serial: list[Operator] = []
     background: list[Operator] = []
-    for operator in _in_pieces(operators) if settings.tp_overlap else operators:
-        hidden = 0.0
-        match operator.item:
-            case "tensor_parallel" if settings.tp_overlap:
-                hidden = rank.framework.tp_overlap_hidden
-            case "tensor_parallel" if rank.framework.async_tensor_gradients and _reduces_input_gradient(operator):
-                hidden = 1.0
-            case "all_to_all":
-                hidden = c.a2a_hidden_batched if settings.a2a_overlap else c.a2a_hidden
-            case "context_parallel":
-                hidden = 1 - c.ring_residue
+    for operator in _in_pieces(body.operators) if settings.tp_overlap else body.operators:
+        hidden = _hidden(operator, body, rank)
         if hidden < 1:
             serial.append(operator._replace(calls=operator.calls * (1 - hidden)) if hidden else operator)
         if hidden:
@@ -47,17 +48,36 @@ def hide(
             # GEMM (arXiv 2205.05198 section 4.2.2).
             gather = Collective("all_gather", operator.work.bytes, rank.layout.tensor_group)
             background.append(operator._replace(name=f"{operator.name} input", work=gather))
-    for operator in prefetch:
+    for operator in body.sharded:
         if settings.dp_overlap:
             serial.append(operator._replace(calls=c.prefetch_residue))
             background.append(operator._replace(calls=1 - c.prefetch_residue))
         else:
             serial.append(operator)
-    waits = launches > 0 and rank.routing.dropless is not False and rank.routing.capacity_factor is None
-    return Program(name, phase, tuple(serial), tuple(background), modules, launches, waits)
+    uncounted = rank.routing.dropless is not False and rank.routing.capacity_factor is None
+    waits = body.launches > 0 and uncounted
+    return Program(body.name, body.phase, tuple(serial), tuple(background), body.modules, body.launches, waits)
 
 
-def _in_pieces(operators: list[Operator]) -> list[Operator]:
+def _hidden(operator: Operator, body: Body, rank: Rank) -> float:
+    """Share of an operator that runs beside compute."""
+    settings, c = rank.layout.settings, rank.constants
+    match operator.item:
+        case "tensor_parallel" if settings.tp_overlap:
+            return rank.framework.tp_overlap_hidden
+        case "tensor_parallel" if rank.framework.async_tensor_gradients and _reduces_input_gradient(operator):
+            follows = any(isinstance(other.work, WeightGrad) for other in body.operators)
+            return 1.0 if follows else 0.0
+        case "all_to_all":
+            batched = settings.a2a_overlap and body.paired == (rank.layout.schedule in PAIRING)
+            return c.a2a_hidden_batched if batched else c.a2a_hidden
+        case "context_parallel":
+            return 1 - c.ring_residue
+        case _:
+            return 0.0
+
+
+def _in_pieces(operators: Sequence[Operator]) -> list[Operator]:
     """The operators with each GEMM that runs beside a tensor-parallel collective cut into one product a rank.
 
     A rank's piece is multiplied while the next one travels (the ring exchange of Transformer Engine's user buffers,

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from simulator.errors import InfeasibleError
 from simulator.graph.operator import Group
+from simulator.graph.order import CUTTING, PAIRING
 from simulator.spec.run import Run, with_field
 from simulator.spec.settings import Settings, resolve_settings, stated
 
@@ -35,6 +36,7 @@ class Layout:
     micro_batches: int
     seq: int
     settings: Settings
+    schedule: str = "1f1b"
 
     @property
     def tokens(self) -> float:
@@ -61,7 +63,7 @@ class Layout:
     @property
     def data_group(self) -> Group:
         """Ranks that hold the same dense parameters: data and context parallel together."""
-        return self.group(self.dp * self.cp, self.tp)
+        return self._with_mirror(self.group(self.dp * self.cp, self.tp))
 
     @property
     def expert_group(self) -> Group:
@@ -73,7 +75,17 @@ class Layout:
 
     @property
     def expert_data_group(self) -> Group:
-        return self.group(self.edp, self.etp * self.ep)
+        return self._with_mirror(self.group(self.edp, self.etp * self.ep))
+
+    @property
+    def parts_held(self) -> int:
+        """Parts of the model's `pp` that a rank holds: with DualPipe its own and that of the mirrored rank."""
+        return 2 if self.schedule in PAIRING else 1
+
+    def _with_mirror(self, group: Group) -> Group:
+        """The ranks of a group and, where there is one, of the mirrored stage, which lies in other domains."""
+        parts = self.parts_held
+        return Group(group.size * parts, group.per_domain * (parts if self.gpus <= self.domain else 1))
 
 
 @lru_cache(maxsize=4096)
@@ -118,6 +130,7 @@ def _layout(run: Run) -> Layout:
             available=float(gpus),
         )
     dp = gpus // cell
+    schedule = run.training.schedule if run.training else "1f1b"
     chunks = split.pp * split.vpp
     if chunks > layers and not (run.defaults.pads_uneven_pipeline and chunks == layers + 2):
         raise InfeasibleError(
@@ -131,6 +144,8 @@ def _layout(run: Run) -> Layout:
             f"interleaving (vpp {split.vpp}) needs micro-batches that pp {split.pp} divides; there are {micro_batches}",
             path="parallelism.vpp",
         )
+    if schedule in CUTTING:
+        _check_cut(run, schedule, micro_batches, settings)
     return Layout(
         gpus=gpus,
         tp=split.tp,
@@ -146,7 +161,37 @@ def _layout(run: Run) -> Layout:
         micro_batches=micro_batches,
         seq=seq,
         settings=settings,
+        schedule=schedule,
     )
+
+
+def _check_cut(run: Run, schedule: str, micro_batches: int, settings: Settings) -> None:
+    """Raises InfeasibleError where a schedule that cuts backward passes can't run."""
+    split = run.parallelism
+    path = "training.schedule"
+    if split.pp == 1:
+        raise InfeasibleError(f"schedule {schedule} needs pp above 1: one stage has no bubble to fill", path=path)
+    if split.vpp > 1:
+        what = "one chunk a stage" if schedule == "zb-h1" else "its own two chunks a rank"
+        raise InfeasibleError(f"schedule {schedule} has {what}, so vpp must be 1; it is {split.vpp}", path=path)
+    if schedule not in PAIRING:
+        return
+    if split.pp % 2:
+        raise InfeasibleError(
+            f"schedule {schedule} mirrors its stages, so pp must be even; it is {split.pp}", path=path
+        )
+    if micro_batches % 2 or micro_batches < 2 * split.pp:
+        raise InfeasibleError(
+            f"schedule {schedule} feeds micro-batches from both ends, so their number must be even and at least"
+            f" 2 x pp = {2 * split.pp}; there are {micro_batches}",
+            path=path,
+        )
+    if settings.sharding in ("zero2", "zero3"):
+        raise InfeasibleError(
+            f"schedule {schedule} keeps parameters and gradients of both directions whole, so sharding must be none or"
+            f" zero1; it is {settings.sharding}",
+            path=path,
+        )
 
 
 def _expert_split(run: Run, settings: Settings) -> tuple[int, int, int]:
@@ -201,7 +246,7 @@ def _nearest_division(run: Run, path: str) -> str | None:
     return None
 
 
-def _candidates(run: Run, path: str) -> Iterable[int]:
+def _candidates(run: Run, path: str) -> Iterable[int | str]:
     split, gpus = run.parallelism, run.hardware.gpus
     match path:
         case "training.global_batch":
@@ -213,6 +258,8 @@ def _candidates(run: Run, path: str) -> Iterable[int]:
             return range(min(split.vpp, run.model.num_hidden_layers) - 1, 0, -1)
         case "parallelism":
             return ()
+        case "training.schedule":
+            return ("1f1b",)
         case _:
             now = stated(getattr(split, path.removeprefix("parallelism.")), split.tp)
             return [d for d in range(min(now, gpus + 1) - 1, 0, -1) if gpus % d == 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from simulator.graph.layers import Layer
 from simulator.graph.parallel import Layout
@@ -42,6 +42,18 @@ def stage_held(
     if stage == layout.pp - 1:
         dense += head_held(model, layout)
     return dense, expert
+
+
+def rank_held(
+    model: ModelSpec, layout: Layout, stages: Sequence[Mapping[Layer, int]], stage: int
+) -> tuple[float, float]:
+    """The same for all that a rank of a stage holds: with DualPipe the part of the mirrored stage too."""
+    dense, expert = stage_held(model, layout, stages[stage], stage)
+    if layout.parts_held == 1:
+        return dense, expert
+    mirror = layout.pp - 1 - stage
+    other_dense, other_expert = stage_held(model, layout, stages[mirror], mirror)
+    return dense + other_dense, expert + other_expert
 
 
 def embedding_held(model: ModelSpec, layout: Layout) -> float:

@@ -6,16 +6,17 @@ They follow from far less than a whole run, so that the points of a sweep share 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from simulator.graph import parameters_held as held
-from simulator.graph.backward import backward_of, recomputed
+from simulator.graph.backward import backward_of, halves, recomputed
 from simulator.graph.graph import Program
 from simulator.graph.layers import Layer
 from simulator.graph.moe import ExpertLoad, moe_feed_forward
 from simulator.graph.operator import Collective, Operator
-from simulator.graph.overlap import hide
+from simulator.graph.order import CUTTING, PAIRING, Pass
+from simulator.graph.overlap import Body, hide
 from simulator.graph.parallel import Layout
 from simulator.graph.peer import peer_feed_forward
 from simulator.graph.transformer import Shapes, attention, embedding, feed_forward, head, parallel_layer
@@ -50,24 +51,21 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """Forward and backward programs by layer, `embedding` and `head`; `all` holds each once, in order of first use."""
+    """Programs by pass, then by layer, `embedding` and `head`; `all` holds each once, in order of first use."""
 
-    forward: Mapping[Layer | str, Program]
-    backward: Mapping[Layer | str, Program]
+    by_pass: Mapping[Pass, Mapping[Layer | str, Program]]
     all: tuple[Program, ...]
 
 
 @lru_cache(maxsize=512)
 def programs_of(rank: Rank, layers: tuple[Layer, ...]) -> Programs:
     """The programs of a training step."""
-    forward: dict[Layer | str, Program] = {}
-    backward: dict[Layer | str, Program] = {}
-    for layer in layers:
-        forward[layer], backward[layer] = _layer_programs(rank, layer)
+    found: dict[Layer | str, dict[Pass, Program]] = {layer: _layer_programs(rank, layer) for layer in layers}
     table, weights = held.embedding_held(rank.model, rank.layout), held.head_held(rank.model, rank.layout)
-    forward["embedding"], backward["embedding"] = _programs(rank, "embedding", embedding(rank.shapes), (table, 0.0))
-    forward["head"], backward["head"] = _programs(rank, "logits and loss", head(rank.shapes), (weights, 0.0))
-    return Programs(forward, backward, (*forward.values(), *backward.values()))
+    found["embedding"] = _programs(rank, "embedding", embedding(rank.shapes), (table, 0.0))
+    found["head"] = _programs(rank, "logits and loss", head(rank.shapes), (weights, 0.0))
+    by_pass = {what: {name: passes[what] for name, passes in found.items()} for what in found["head"]}
+    return Programs(by_pass, tuple([program for programs in by_pass.values() for program in programs.values()]))
 
 
 def layer_operators(rank: Rank, layer: Layer) -> list[Operator]:
@@ -89,7 +87,7 @@ def layer_operators(rank: Rank, layer: Layer) -> list[Operator]:
     return operators
 
 
-def _layer_programs(rank: Rank, layer: Layer) -> tuple[Program, Program]:
+def _layer_programs(rank: Rank, layer: Layer) -> dict[Pass, Program]:
     side = "encoder " if layer.encoder else ""
     name = f"{side}{layer.kind} layer" + (f", window {layer.window}" if layer.window else "")
     parameters = held.layer_held(rank.model, rank.layout, layer)
@@ -98,8 +96,8 @@ def _layer_programs(rank: Rank, layer: Layer) -> tuple[Program, Program]:
 
 def _programs(
     rank: Rank, name: str, operators: list[Operator], parameters: tuple[float, float], layer: Layer | None = None
-) -> tuple[Program, Program]:
-    """Forward and backward programs: recompute, sharded parameters, overlap and host work added.
+) -> dict[Pass, Program]:
+    """The programs of the passes that the schedule runs: recompute, sharded parameters, overlap and host work added.
 
     `parameters` are the dense ones and those of experts that the rank holds for it.
     """
@@ -117,19 +115,26 @@ def _programs(
         modules, launches = _host_work(rank, layer)
     gathers, scatters = _sharded_collectives(rank, parameters) if sharded else ([], [])
     again = gathers if layer is not None else []  # FSDP keeps the head, and the embedding's gradient needs no weights
-    backward_ratio = rank.constants.host_backward_ratio + (settings.recompute == "full")
-    return (
-        hide(name, "forward", operators, gathers, rank, modules, launches),
-        hide(
-            name,
-            "backward",
-            grads,
-            [*again, *scatters],
-            rank,
-            round(modules * backward_ratio),
-            launches * backward_ratio,
-        ),
+    ratio = rank.constants.host_backward_ratio + (settings.recompute == "full")
+    there = Body(name=name, phase="forward", operators=operators, sharded=gathers, modules=modules, launches=launches)
+    back = Body(
+        name=name,
+        phase="backward",
+        operators=grads,
+        sharded=[*again, *scatters],
+        modules=round(modules * ratio),
+        launches=launches * ratio,
     )
+    bodies = {Pass.FORWARD: there, Pass.BACKWARD: back}
+    if rank.layout.schedule in CUTTING:
+        inputs, weights = halves(grads)
+        half = replace(back, modules=round(modules * ratio / 2), launches=launches * ratio / 2)
+        bodies[Pass.INPUT_GRADIENT] = replace(half, operators=inputs, sharded=again)
+        bodies[Pass.WEIGHT_GRADIENT] = replace(half, operators=weights, sharded=scatters)
+    if rank.layout.schedule in PAIRING:
+        bodies[Pass.PAIRED_FORWARD] = replace(there, paired=True)
+        bodies[Pass.PAIRED_BACKWARD] = replace(back, paired=True)
+    return {what: hide(body, rank) for what, body in bodies.items()}
 
 
 def _host_work(rank: Rank, layer: Layer) -> tuple[int, float]:

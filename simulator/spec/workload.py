@@ -28,10 +28,11 @@ ELEMENT_BYTES: dict[str, float] = {
 
 Recompute = Literal["none", "selective", "full"]
 Sharding = Literal["none", "zero1", "zero2", "zero3"]
-Schedule = Literal["gpipe", "1f1b"]
+Schedule = Literal["gpipe", "1f1b", "zb-h1", "dualpipe"]
 Dispatcher = Literal["alltoall", "allgather", "deepep", "hybridep"]
 CudaGraph = Literal["none", "transformer_engine", "full_iteration"]
 AttentionKernel = Literal["unfused", "flash1", "flash2", "flash3", "cudnn"]
+AllReduce = Literal["auto", "ring", "tree", "nvls", "hierarchical"]
 Positive = Annotated[int, Field(gt=0, lt=2**40)]
 
 
@@ -62,6 +63,8 @@ class Training(Spec):
     offload: Literal["none", "optimizer"] = "none"
     """`optimizer` keeps its states in host memory and updates there (ZeRO-Offload)."""
     schedule: Schedule = "1f1b"
+    """In which order pipeline stages run their passes; with vpp above 1, 1f1b is interleaved. `zb-h1` runs weight
+    gradients apart, where the pipeline would idle; `dualpipe` feeds it from both ends and holds parameters twice."""
     tokens: Count | None = None
     """Tokens of the whole training, for days, money and energy."""
 
@@ -162,6 +165,8 @@ class Execution(Spec):
     dp_overlap: bool | None = None
     p2p_overlap: bool | None = None
     attention: AttentionKernel | None = None
+    all_reduce: AllReduce = "auto"
+    """How all-reduces are done; `auto` takes the fastest of those that NCCL has for a group."""
     communication_sms: Positive | None = None
     """SMs that communication takes while it runs beside compute, beyond what the calibrated overlap holds; played
     with events."""
