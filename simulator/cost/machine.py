@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from simulator.errors import SpecError
 from simulator.spec.curves import Curves, GemmCurve, read_priors
 from simulator.spec.evidence import NONE, Evidence, evidence
 from simulator.spec.hardware import Hardware
+from simulator.spec.workload import AllReduce
 from simulator.units import US
 
 THROTTLE_EXPONENT = 4.0
@@ -40,6 +42,8 @@ class Machine:
     """Measured timings that replace the curves where they cover an operator."""
     library: str = ""
     """The serving engine whose kernels it runs, as measured tables name it; empty in training."""
+    all_reduce: AllReduce = "auto"
+    """The algorithm of all-reduces, where the run says which."""
 
     def sustained(self, precision: str, rate: float) -> float:
         """FLOP/s of a long kernel that could reach `rate` if power did not limit the clock.
@@ -104,11 +108,24 @@ def _gemm_rate(machine: Machine, precision: str) -> GemmRate:
 
 
 @lru_cache(maxsize=256)
-def build_machine(hardware: Hardware, *, serves: bool = False, profile: str = NONE, engine: str = "") -> Machine:
+def build_machine(
+    hardware: Hardware,
+    *,
+    serves: bool = False,
+    profile: str = NONE,
+    engine: str = "",
+    all_reduce: AllReduce = "auto",
+) -> Machine:
     """The machine of a run: its hardware with the priors of its architecture, and what was measured (`evidence`).
 
-    Runs on the same hardware share it. Raises SpecError and CalibrationError for a profile that is wrong or damaged.
+    Runs on the same hardware share it. Raises SpecError and CalibrationError for a profile that is wrong or damaged,
+    and SpecError for in-switch reduction where there is none.
     """
     device = hardware.device
+    if all_reduce == "nvls" and not device.scale_up.in_network_reduction:
+        raise SpecError(
+            f"nvls needs switches that add, and those of {device.name} don't: take auto, ring, tree or hierarchical",
+            path="execution.all_reduce",
+        )
     library = engine.split("-")[0]  # `trtllm-0.9` is a release of trtllm
-    return Machine(hardware, read_priors(device.architecture), serves, evidence(device, profile), library)
+    return Machine(hardware, read_priors(device.architecture), serves, evidence(device, profile), library, all_reduce)

@@ -25,6 +25,21 @@ def crowding(hardware: Hardware, work: Collective) -> float:
     return fullest_path(max(1, peers) * ports, uplinks(hardware))
 
 
+def crossing_share(hardware: Hardware, work: Collective, nodes: int) -> float:
+    """Share of what a rank of a group sends over the network that leaves its part of `nodes` neighbouring nodes.
+
+    The group's domains lie side by side. Of a ring only the steps from one part to the next leave it; of an all-to-all
+    what goes to domains of other parts. In a torus rings stay between neighbours, and an all-to-all passes its middle.
+    """
+    domains, everywhere = work.group.domains, work.kind in ("all_to_all", "send_recv")
+    if hardware.network.kind == "torus":
+        return float(everywhere)
+    parts = ceil(domains * hardware.scale_up_domain / (nodes * hardware.gpus_per_node))
+    if parts <= 1 or domains == 1:
+        return float(work.kind == "send_recv")
+    return domains * (1 - 1 / parts) / (domains - 1) if everywhere else parts / domains
+
+
 def uplinks(hardware: Hardware) -> int:
     """Uplinks of a leaf, each as fast as a network port."""
     ports = LEAF_NODES * (hardware.network.nics_per_node or 0) // hardware.planes

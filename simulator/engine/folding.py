@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.collective import sent_bytes, transfer_seconds
 from simulator.cost.machine import Machine
-from simulator.cost.paths import crowding
+from simulator.cost.paths import crossing_share, crowding
 from simulator.engine.flows import Load, Transfer
 from simulator.graph.operator import Collective, Operator
 from simulator.spec.hardware import LEAF_NODES, Hardware
@@ -234,21 +234,6 @@ def _transfer(
         return Transfer(operator.name, operator.item, seconds, 0.0, 1.0, ())
     loads: tuple[Load, ...] = tuple((link, moved / size) for link, moved in wanted.items() if moved)
     return Transfer(operator.name, operator.item, seconds - moving, size, size / moving, loads)
-
-
-def crossing_share(hardware: Hardware, work: Collective, nodes: int) -> float:
-    """Share of what a rank of a group sends over the network that leaves its part of `nodes` neighbouring nodes.
-
-    The group's domains lie side by side. Of a ring only the steps from one part to the next leave it; of an all-to-all
-    what goes to domains of other parts. In a torus rings stay between neighbours, and an all-to-all passes its middle.
-    """
-    domains, everywhere = work.group.domains, work.kind in ("all_to_all", "send_recv")
-    if hardware.network.kind == "torus":
-        return float(everywhere)
-    parts = ceil(domains * hardware.scale_up_domain / (nodes * hardware.gpus_per_node))
-    if parts <= 1 or domains == 1:
-        return float(work.kind == "send_recv")
-    return domains * (1 - 1 / parts) / (domains - 1) if everywhere else parts / domains
 
 
 def combined(transfers: Sequence[Transfer]) -> Transfer:

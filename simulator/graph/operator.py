@@ -45,6 +45,9 @@ COLORS: dict[str, Color] = {
 Grouping = Literal["", "host", "device"]
 """Who schedules the groups of a grouped GEMM; empty for a plain or batched one."""
 CollectiveKind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"]
+ExchangeKernel = Literal["nccl", "deepep", "deepep_ll", "two_sided"]
+"""What exchanges tokens: NCCL's all-to-all, DeepEP for throughput or for low latency, TensorRT-LLM over an NVLink
+rack."""
 
 
 class Group(NamedTuple):
@@ -166,6 +169,12 @@ class Collective(NamedTuple):
     nics: int | None = None
     direct: bool = False
     """A serving engine's own kernel over peer memory may do it, where that is faster."""
+    kernel: ExchangeKernel = "nccl"
+    """Of an all_to_all."""
+    combines: bool = False
+    """An all_to_all that brings tokens back from their experts and adds them up."""
+    sms: int | None = None
+    """SMs an exchange kernel is given, where not its usual number."""
 
 
 Work = Gemm | WeightGrad | Attention | Traffic | HostTransfer | Collective

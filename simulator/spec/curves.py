@@ -7,6 +7,9 @@ Peaks and bandwidths stay in the device's file; here are only fractions, latenci
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
+
+from pydantic import Field
 
 from simulator.result import Basis
 from simulator.spec.base import Spec, data_root, read_document, validate
@@ -65,20 +68,61 @@ class GroupedGemmCurve(Spec):
 
 
 class CollectiveCurve(Spec):
-    """Fractions of the link's data-sheet bandwidth a large collective reaches, and its latencies.
+    """Fractions of the link's data-sheet bandwidth that ever larger collectives approach, and their latencies.
 
-    Saturating form t = (a^q + (S/b)^q)^(1/q), a growing by `hop_us` a rank.
+    Latency a and transfer b join as t = (a^q + b^q)^(1/q). The fractions are those of the limit, so that the curve
+    itself, and not they, goes through what was measured at 512 MB.
     """
 
     ring: float
+    ring_own: float = 0.0
+    """Part of a rank's own chunk, in time of sending it, that no sending hides: NCCL's ring kernel has one primitive
+    more than it sends chunks (src/device/all_reduce.h)."""
     in_network: float
-    """All-reduce where the switch adds (NVLS), as a fraction of the link."""
+    """Bus bandwidth of an all-reduce where the switch adds (NVLS), as a fraction of the link."""
+    in_network_us: float
     all_to_all: float
+    all_to_all_own: float = 0.0
+    """The same of an all-to-all, which copies a rank's own part."""
     all_to_all_us: float
     base_us: float
     hop_us: float
+    """For each step of a ring inside a scale-up domain."""
     q: float
     relative_error: float
+    source: str
+
+
+class ExchangeCurve(Spec):
+    """A kernel that dispatches or combines the tokens of experts.
+
+    t = us + node_us log2(nodes) + [L^p + N^p + S^p]^(1/p): bytes over the scale-up link, over the NICs, and through the
+    SMs that copy them, S = (inside / sm_gb + inter-node, own node included, / sm_network_gb) / SMs.
+    """
+
+    us: float
+    node_us: float = 0.0
+    link: float
+    """Fraction of the scale-up link."""
+    own: float = 0.0
+    """Copies a rank makes of what it keeps, at the same speed."""
+    nic: float = 1.0
+    """Fraction of a NIC."""
+    sm_gb: float | None = None
+    """GB/s one SM copies inside a node; absent where SMs don't limit."""
+    sm_network_gb: float | None = None
+    """GB/s one SM moves between nodes."""
+    p: float
+    """Sharpness with which the slowest of the three sets the time."""
+
+
+class ExchangeCurves(Spec):
+    """Both directions of one kernel: a combine also adds."""
+
+    dispatch: ExchangeCurve
+    combine: ExchangeCurve
+    sms: int | None = None
+    """SMs it is given."""
     source: str
 
 
@@ -87,6 +131,7 @@ class NetworkCurve(Spec):
 
     efficiency: float
     base_us: float
+    """For each step from one domain to the next."""
     all_to_all_us: float
     relative_error: float
     source: str
@@ -125,6 +170,8 @@ class Curves(Spec):
     attention: dict[str, AttentionCurve]
     memory: MemoryCurve
     collective: CollectiveCurve
+    exchange: dict[Literal["deepep", "deepep_ll", "two_sided"], ExchangeCurves] = Field(default_factory=dict)
+    """Kernels made for the exchange of tokens; NCCL's all-to-all stands in where one is absent."""
     network: NetworkCurve
     power: PowerCurve
 
