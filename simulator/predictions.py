@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from simulator.assembly import uncertainty as u
-from simulator.assembly.breakdown import mean_items
+from simulator.assembly.breakdown import step_items
 from simulator.assembly.metrics import batch_figures, inference_metrics
 from simulator.result import Number
 from simulator.simulation import inference_batch, training_step
@@ -54,7 +54,7 @@ def scaled(number: Number, factor: float) -> Number:
 def _training(run: Run) -> Prediction:
     step = training_step(run, check=False)
     assert run.training is not None
-    items, _ = mean_items(step.timeline)
+    items, _ = step_items(step)
     errors = u.item_errors(step.costed.machine, run.training.precision)
     model_error = u.MODEL_ERROR["moe" if run.model.is_moe or run.model.peer else "dense"]
     error = u.combined_error(items, errors, model_error)

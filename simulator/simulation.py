@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from simulator.assembly.evaluated import Batch, CostedPass, Step
+from simulator.assembly.evaluated import Batch, CostedPass, Step, Timed
 from simulator.assembly.inference import assemble_inference
 from simulator.assembly.training import assemble_training
 from simulator.cost.annotation import annotate, annotate_many
 from simulator.cost.capacity import check_fits, inference_memory
+from simulator.cost.conditions import impair, stage_conditions
 from simulator.cost.machine import build_machine
 from simulator.cost.memory import StageBytes, training_memory
-from simulator.engine.fast import execute_many
+from simulator.engine.fast import execute, execute_many
 from simulator.engine.inference import execute_phase
 from simulator.engine.runner import Engine, retime
 from simulator.errors import SimulatorError
@@ -85,10 +86,18 @@ def _timed(parts: Sequence[tuple[Build, list[StageBytes]]], engine: Engine = "fa
     ]
     costed = annotate_many(points)  # seconds if alone; knows no time line
     timelines = execute_many([(c, b.run.hardware.gpus) for c, (b, _) in zip(costed, parts, strict=True)])  # who waits
-    return [
-        Step(b, c, retime(c, t, engine=engine, communication_sms=b.run.execution.communication_sms), memory)
-        for (b, memory), c, t in zip(parts, costed, timelines, strict=True)
-    ]
+    return [_step(b, memory, Timed(c, t), engine) for (b, memory), c, t in zip(parts, costed, timelines, strict=True)]
+
+
+def _step(b: Build, memory: list[StageBytes], healthy: Timed, engine: Engine) -> Step:
+    """The step on the machine as it is, timed by the engine asked for."""
+    hardware, sms = b.run.hardware, b.run.execution.communication_sms
+    usual = retime(healthy.costed, healthy.timeline, engine=engine, communication_sms=sms)
+    if not hardware.faults and hardware.stragglers is None:
+        return Step(b, healthy.costed, usual, memory)
+    costed = impair(healthy.costed, stage_conditions(healthy.costed, b.layout))
+    timeline = retime(costed, execute(costed, hardware.gpus), engine=engine, communication_sms=sms)
+    return Step(b, costed, timeline, memory, healthy=Timed(healthy.costed, usual))
 
 
 def _timed_or_refused(parts: Sequence[tuple[Build, list[StageBytes]]]) -> list[Step | SimulatorError]:

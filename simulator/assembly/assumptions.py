@@ -56,6 +56,8 @@ def assumptions(b: Build) -> list[Assumption]:
                 source="balanced routing, as benchmarks force it; natural routing is uneven",
             )
         )
+    if run.kind == "training":
+        rows.append(_evenness(run))
     rows.append(
         Assumption(
             name="Failures and restarts",
@@ -67,6 +69,21 @@ def assumptions(b: Build) -> list[Assumption]:
         )
     )
     return rows
+
+
+def _evenness(run: Run) -> Assumption:
+    """What is wrong with the machines."""
+    hardware = run.hardware
+    found = [fault.words for fault in hardware.faults]
+    found += [hardware.stragglers.words] if hardware.stragglers else []
+    return Assumption(
+        name="Slow GPUs and links",
+        value="; ".join(found) or "none",
+        path="hardware.faults" if hardware.faults or not hardware.stragglers else "hardware.stragglers",
+        stated_by="run file" if found else "default",
+        influence="the slowest rank sets the time of all that wait for it",
+        source="the run file" if found else "all GPUs and links alike, beyond the noise of many ranks",
+    )
 
 
 def _failures(run: Run) -> str:
@@ -150,8 +167,9 @@ def not_modelled(b: Build) -> list[str]:
         "Evaluation pauses" if b.run.reliability else "Failures, restarts, checkpoints and evaluation pauses",
         "Data loading and host-side preprocessing",
         "Other jobs on the same network",
-        "Ranks slower than their neighbours, beyond the noise term",
     ]
+    if b.run.hardware.stragglers is None:
+        left_out.append("Ranks slower than their neighbours, beyond the noise term")
     if b.run.model.is_moe and b.run.routing.imbalance == 1 and b.run.routing.balance == "uniform":
         left_out.append("Uneven routing: every expert rank is given the same load")
     if b.run.model.num_nextn_predict_layers:

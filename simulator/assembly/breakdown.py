@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from simulator.assembly import uncertainty as u
+from simulator.assembly.evaluated import Step
 from simulator.assembly.items import ITEM_ORDER, style
 from simulator.assembly.totals import StageTotals
 from simulator.engine.fast import StepTimeline
 from simulator.result import Basis, BreakdownItem, Communication, Exposure, Number
+
+
+def step_items(step: Step) -> tuple[dict[str, float], dict[str, float]]:
+    """(exposed, hidden) seconds by item of a step; what faults and stragglers add to it is an item of its own."""
+    if step.healthy is None:
+        return mean_items(step.timeline)
+    exposed, hidden = mean_items(step.healthy.timeline)
+    return exposed | {"impaired": step.timeline.duration - step.healthy.timeline.duration}, hidden
 
 
 def mean_items(timeline: StepTimeline) -> tuple[dict[str, float], dict[str, float]]:

@@ -105,6 +105,7 @@ def resolved(run: Run) -> dict[str, object]:
         "gpus": hardware.gpus,
         "gpus_per_node": hardware.gpus_per_node,
         "network": hardware.network.name,
+        **hardware.model_dump(mode="json", include={"faults", "stragglers"}, exclude_defaults=True, exclude_none=True),
     }
     return data
 

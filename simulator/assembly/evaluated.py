@@ -14,6 +14,14 @@ from simulator.spec.run import Run
 
 
 @dataclass(frozen=True, slots=True)
+class Timed:
+    """A costed graph and its time line."""
+
+    costed: CostedGraph
+    timeline: StepTimeline
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """Everything computed of a training step."""
 
@@ -21,6 +29,8 @@ class Step:
     costed: CostedGraph
     timeline: StepTimeline
     memory: list[StageBytes]
+    healthy: Timed | None = None
+    """The same step without the faults and stragglers of its hardware, where there are any."""
 
 
 CostedPass = tuple[Build, CostedGraph, PhaseTimeline]

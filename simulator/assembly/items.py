@@ -38,6 +38,7 @@ _LABELS: dict[str, tuple[str, GroupName]] = {
     "bubble": ("Pipeline fill and drain", "waiting"),
     "uneven": ("Uneven stages", "waiting"),
     "sharing": ("Waiting for shared links", "waiting"),
+    "impaired": ("Slow GPUs and links", "waiting"),
     "noise": ("Noise of the slowest rank", "waiting"),
     "prompts": ("Prompts of other requests", "waiting"),
     "handover": ("KV cache on its way", "waiting"),

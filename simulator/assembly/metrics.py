@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from math import hypot
 
 from simulator.assembly import uncertainty as u
-from simulator.assembly.breakdown import mean_items
+from simulator.assembly.breakdown import step_items
 from simulator.assembly.evaluated import Batch, Step
 from simulator.assembly.totals import Sums, mean_sums
 from simulator.cost.energy import Joules, Load, step_joules
@@ -75,7 +75,7 @@ def step_figures(step: Step) -> StepFigures:
     run, costed, seconds = step.build.run, step.costed, step.timeline.duration
     work, machine = run.training, costed.machine
     assert work is not None
-    exposed, hidden = mean_items(step.timeline)
+    exposed, hidden = step_items(step)
     errors = u.item_errors(machine, work.precision)
     model_error = _model_error(run)
     sums, tokens = mean_sums(costed.graph), work.global_batch * work.seq_len

@@ -21,17 +21,18 @@ from simulator.spec.run import Run
 def assemble_training(step: Step) -> Result:
     """The Result of a training step: metrics with intervals, breakdown, memory, operators, timeline, traffic, bill."""
     b, costed, timeline = step.build, step.costed, step.timeline
+    usual = step.healthy.costed if step.healthy else costed
     run, work = b.run, b.run.training
     assert work is not None
     figures = step_figures(step)
     evidence, timed, sums = figures.evidence, figures.evidence.timed, figures.sums
-    stages = stage_totals(costed)
+    stages = stage_totals(usual)
     density_active, density_stored = counts.graph_density(run.model)
     joules = figures.joules
     energy = [joules.compute, joules.memory, joules.network, joules.static, joules.facility]
     energy_numbers = [timed(value, u.POWER_ERROR, "datasheet") for value in energy]
     tokens = work.global_batch * work.seq_len
-    return frame(b, costed, stages, timeline.engine, timeline.certificate).model_copy(
+    return frame(b, usual, stages, timeline.engine, timeline.certificate).model_copy(
         update={
             **training_metrics(step, figures),
             "model_flops_per_gpu": Number.exact(figures.model_flops),
@@ -51,9 +52,9 @@ def assemble_training(step: Step) -> Result:
             ),
             "memory_by_stage": memory_by_stage(step.memory),
             "memory_rules": memory_rules(b),
-            "operators": operator_rows(costed, stages, figures.seconds, evidence.errors),
+            "operators": operator_rows(usual, stages, figures.seconds, evidence.errors),
             "timeline": training_timeline(costed, timeline),
-            "traffic": traffic_record(b, costed, stages, sums, figures.seconds, timeline.links).model_copy(
+            "traffic": traffic_record(b, usual, stages, sums, figures.seconds, timeline.links).model_copy(
                 update={"fabric": fabric_record(costed, stages, timeline)}
             ),
             "bill": _bill(run, figures),

@@ -75,6 +75,8 @@ class Run(Spec):
             self.__dict__["inference"] = self.inference.model_copy(update={"batching": "continuous"})
         if self.serving is not None and self.kind != "serving":
             raise ValueError("the block 'serving' needs kind: serving")
+        if self.kind != "training" and (self.hardware.faults or self.hardware.stragglers):
+            raise ValueError("faults and stragglers of the hardware are played in training runs only")
         try:
             read_framework(self.software)
         except SpecError as error:
