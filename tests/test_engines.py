@@ -331,7 +331,7 @@ def test_links_carry_the_bytes_that_the_operators_send() -> None:
     sums, timeline = mean_sums(costed.graph), timed(costed, "events")
 
     def carried(link: str, way: str) -> float:
-        return sum(use.bytes for use in timeline.links if use.name.startswith(link) and use.name.endswith(way))
+        return sum(use.bytes for use in timeline.links if use.link.name.startswith(link) and use.link.name.endswith(way))
 
     for way in ("out", "in"):  # of two stages; eight ranks of a stage in a node
         assert carried("scale-up port", way) / 2 == pytest.approx(sums.link_bytes)
@@ -343,7 +343,7 @@ def test_the_links_that_were_full_the_longest_are_shown() -> None:
     assert traffic is not None
     full = [use for use in training_step(moe_run(), engine="events").timeline.links if use.full_seconds]
     longest = sorted(full, key=lambda use: -use.full_seconds)[:4]
-    shown = ["scale-up link, per GPU", "network, per GPU", *(use.name for use in longest)]
+    shown = ["scale-up link, per GPU", "network, per GPU", *(use.link.name for use in longest)]
     assert len(longest) == 4
     assert [link.name.lower() for link in traffic.links] == [name.lower() for name in shown]
     assert [link.bytes for link in traffic.links[2:]] == [use.bytes for use in longest]
