@@ -327,12 +327,13 @@ class Infeasible(Record):
 
 
 class Latency(Record):
-    """Of one latency over all requests, seconds."""
+    """Of one latency over all requests, seconds. `quantiles` are (share of the requests, seconds that none exceeds)."""
 
     mean: Number
     p50: Number
     p90: Number
     p99: Number
+    quantiles: list[tuple[float, float]] = Field(default_factory=list)
 
 
 class LoadSample(Record):
@@ -356,7 +357,10 @@ class RequestSpan(Record):
 
 
 class Requests(Record):
-    """What the simulated requests of a serving engine saw. `requests` has the first ones, `load` samples over time."""
+    """What the simulated requests of a serving engine saw. `requests` has the first ones, `load` samples over time.
+
+    Prices divide the rent: over all tokens read and written, and by the time that went to prompts and to answers.
+    """
 
     served: int
     duration_s: float
@@ -368,8 +372,24 @@ class Requests(Record):
     tpot_s: Latency
     itl_s: Latency
     e2e_s: Latency
+    queue_s: Latency
+    """From a request's arrival until the engine takes it up."""
+    ttft_slo_s: float | None = None
+    tpot_slo_s: float | None = None
+    good_share: float | None = None
+    """Of the requests, those within the objectives."""
     preemptions: int
     busy_share: float
+    """Of the time, when the GPUs compute; those that write answers, where others read the prompts."""
+    reading_share: float | None = None
+    """The same of the GPUs that read prompts, where others write the answers."""
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    usd_per_million_tokens: Number | None = None
+    usd_per_million_prompt_tokens: Number | None = None
+    usd_per_million_answer_tokens: Number | None = None
+    joules_per_token: Number | None = None
     load: list[LoadSample]
     requests: list[RequestSpan]
 

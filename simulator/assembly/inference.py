@@ -37,7 +37,7 @@ def assemble_inference(batch: Batch) -> Result:
             "model_flops_per_gpu": Number.exact(figures.model_flops / gpus),
             "hardware_flops_per_gpu": Number.exact(figures.sums.flops),
             "flops_per_token": Number.exact(counts.flops_per_token(run.model, work.isl + work.osl / 2)),
-            "serving": requests_record(batch.served, evidence, run.serving),
+            "serving": requests_record(batch, figures),
             "memory_gib": memory_record(max(batch.memory, key=lambda stage: stage.total)),
             "all_to_all_bytes_per_gpu": Number.exact(figures.sums.all_to_all_bytes),
             "energy_j": Energy(

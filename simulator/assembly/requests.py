@@ -3,57 +3,92 @@
 from __future__ import annotations
 
 from simulator.assembly import uncertainty as u
-from simulator.assembly.metrics import Evidence
+from simulator.assembly.evaluated import Batch
+from simulator.assembly.metrics import BatchFigures
 from simulator.result import Latency, LoadSample, Number, Requests, RequestSpan
-from simulator.serving.served import Served
+from simulator.serving.simulation import Outcome
 from simulator.serving.statistics import Distribution
 from simulator.spec.serving import Serving
 
+SHARES = (*(i / 40 for i in range(1, 40)), 0.98, 0.99, 0.995, 0.999)
+"""Of the requests, for which a latency's quantiles are kept."""
 
-def requests_record(served: Served, evidence: Evidence, asked: Serving | None) -> Requests | None:
+
+def requests_record(batch: Batch, figures: BatchFigures) -> Requests | None:
     """Latencies with percentiles, goodput, load over time and the first requests; None where nothing was simulated."""
-    outcome = served.outcome
+    served, asked = batch.served, batch.run.serving or Serving()
+    outcome, timed = served.outcome, figures.evidence.timed
     if outcome is None:
         return None
 
     def latency(values: Distribution, extra: float = 0.0) -> Latency:
-        def number(value: float) -> Number:
-            return evidence.timed(value, extra)
-
-        return Latency(
-            mean=number(values.mean),
-            p50=number(values.percentile(0.5)),
-            p90=number(values.percentile(0.9)),
-            p99=number(values.percentile(0.99)),
+        mean, p50, p90, p99 = (
+            timed(value, extra) for value in (values.mean, *(values.percentile(share) for share in (0.5, 0.9, 0.99)))
         )
+        return Latency(mean=mean, p50=p50, p90=p90, p99=p99, quantiles=[(s, values.percentile(s)) for s in SHARES])
 
-    rate = outcome.requests / outcome.duration
-    stated = asked is not None and (asked.ttft_slo is not None or asked.tpot_slo is not None)
+    stated = asked.ttft_slo is not None or asked.tpot_slo is not None
     return Requests(
         served=outcome.requests,
         duration_s=outcome.duration,
         instances=served.budget.instances,
-        requests_per_s=evidence.timed(rate),
-        sustainable_requests_per_s=None if served.sustainable is None else evidence.timed(served.sustainable),
-        goodput_requests_per_s=evidence.timed(outcome.good / outcome.duration, u.QUEUE_ERROR) if stated else None,
+        requests_per_s=timed(outcome.requests / outcome.duration),
+        sustainable_requests_per_s=None if served.sustainable is None else timed(served.sustainable),
+        goodput_requests_per_s=timed(outcome.good / outcome.duration, u.QUEUE_ERROR) if stated else None,
         ttft_s=latency(outcome.ttft, u.QUEUE_ERROR),
         tpot_s=latency(outcome.tpot),
         itl_s=latency(outcome.itl),
         e2e_s=latency(outcome.e2e),
+        queue_s=latency(outcome.queue, u.QUEUE_ERROR),
+        ttft_slo_s=asked.ttft_slo,
+        tpot_slo_s=asked.tpot_slo,
+        good_share=outcome.good / outcome.requests if stated else None,
         preemptions=outcome.preemptions,
         busy_share=min(1.0, outcome.busy),
+        reading_share=None if served.readers is None else min(1.0, outcome.reading),
+        prompt_tokens=outcome.prompt_tokens,
+        cached_tokens=outcome.cached_tokens,
+        output_tokens=outcome.output_tokens,
+        **_prices(batch, figures),
         load=[
             LoadSample(at_s=s.at, running=s.running, waiting=s.waiting, cache_share=s.cache) for s in outcome.samples
         ],
-        requests=[
-            RequestSpan(
-                arrival_s=life.arrival,
-                start_s=life.start,
-                first_token_s=life.first_token,
-                end_s=life.end,
-                prompt_tokens=life.prompt,
-                output_tokens=life.output,
-            )
-            for life in outcome.lives
-        ],
+        requests=_spans(outcome),
     )
+
+
+def _prices(batch: Batch, figures: BatchFigures) -> dict[str, Number | None]:
+    """Rent and joules by token, of the requests in flight."""
+    work, timed = batch.run.inference, figures.evidence.timed
+    assert work is not None
+    prompts, answers = figures.requests * work.isl, figures.requests * work.osl
+    joules = timed(figures.joules.device / (prompts + answers), u.SERVING_POWER_ERROR, "datasheet")
+    prices: dict[str, Number | None] = {"joules_per_token": joules}
+    if figures.rent is not None:
+        reading, million = _reading_share(batch), 1e6 * figures.rent
+        prices["usd_per_million_tokens"] = timed(million / (prompts + answers))
+        prices["usd_per_million_prompt_tokens"] = timed(million * reading / prompts)
+        prices["usd_per_million_answer_tokens"] = timed(million * (1 - reading) / answers)
+    return prices
+
+
+def _reading_share(batch: Batch) -> float:
+    """Of the GPUs' time, what goes to prompts: a pool of their own, or what a token waits for them."""
+    pools = batch.run.serving.disaggregated if batch.run.serving is not None else None
+    if pools is not None:
+        return pools.prefill.gpus / (pools.prefill.gpus + pools.decode.gpus)
+    return batch.served.steady.prompt_share
+
+
+def _spans(outcome: Outcome) -> list[RequestSpan]:
+    return [
+        RequestSpan(
+            arrival_s=life.arrival,
+            start_s=life.start,
+            first_token_s=life.first_token,
+            end_s=life.end,
+            prompt_tokens=life.prompt,
+            output_tokens=life.output,
+        )
+        for life in outcome.lives
+    ]

@@ -69,6 +69,7 @@ class Outcome:
     tpot: Distribution = field(default_factory=Distribution)
     itl: Distribution = field(default_factory=Distribution)
     e2e: Distribution = field(default_factory=Distribution)
+    queue: Distribution = field(default_factory=Distribution)
     requests: int = 0
     good: int = 0
     """Requests within the objectives."""
@@ -175,6 +176,7 @@ class _Simulation:
         ttft = request.first_token - request.arrival + self.overhead + unseen
         tpot = (writing - unseen) / steps if steps else 0.0
         outcome.ttft.add(ttft)
+        outcome.queue.add(request.start - request.arrival)
         outcome.e2e.add(now - request.arrival + self.overhead)
         if steps:
             outcome.tpot.add(tpot)
