@@ -20,13 +20,22 @@ def calibrate(
         str | None, typer.Option("--from", metavar="SOURCE", help="Fit `silicon`, a table or nccl-tests' text instead.")
     ] = None,
     minutes: Annotated[float, typer.Option(help="Time to measure for.")] = 5.0,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="DEVICE",
+            help="Device of the catalog, or file of one, that is measured; GPUs are recognised.",
+        ),
+    ] = None,
 ) -> None:
     """Measure this machine, or import measurements, and fit a profile with error bars.
 
     [bold]Examples[/bold]
 
-    moesim calibrate --device cpu --minutes 5 --out reports/calibration
-    — measure operators here: prices.yaml, measured.csv and a page; Ctrl-C and the same command go on
+    moesim calibrate --device cuda:0 --minutes 30 --out profiles/mine
+    — measure this GPU: a profile for runs, prices.yaml for verify, measured.csv and a page; Ctrl-C and the same command
+    go on
 
     moesim calibrate --from silicon --device h100-sxm --out reports/h100
     — fit the published database (needs the extra `silicon`)
@@ -34,29 +43,38 @@ def calibrate(
     if source is not None:
         _import(source, device, out)
     elif device is not None:
-        _measure(device, out, minutes)
+        _measure(device, out, minutes, like)
     else:
         raise SpecError("say --device cpu or cuda:0 to measure, or --from SOURCE to import")
 
 
-def _measure(device: str, out: Path, minutes: float) -> None:
+def _measure(device: str, out: Path, minutes: float, like: str | None) -> None:
     from simulator.calibration.session import calibrate as measure
     from simulator.report.calibration_page import render_calibration
 
     with progress_bar("measuring") as advance:
-        report = measure(device, out, minutes=minutes, progress=lambda done, total, _: advance(int(done), int(total)))
+        report = measure(
+            device, out, minutes=minutes, like=like, progress=lambda done, total, _: advance(int(done), int(total))
+        )
     write_text(out / "report.html", render_calibration(report.page()))
     echo(report.summary())
     echo(f"Wrote {out / 'prices.yaml'}, measured.csv and report.html.")
+    if report.profile_file is None:
+        echo("No profile for runs: say with --as which device this is.")
+    else:
+        echo(f"A run takes this machine's times with `profile: {report.profile_file}`.")
 
 
 def _import(source: str, device: str | None, out: Path) -> None:
     from simulator.calibration.calibration import calibrate_from
+    from simulator.calibration.report_data import imported
+    from simulator.report.calibration_page import render_calibration
 
     with progress_bar("series") as advance:
         report = calibrate_from(source, device, out, lambda done, total, _: advance(done, total))
+    write_text(out / "report.html", render_calibration(imported(report)))
     echo(report.summary())
-    for file in report.written:
+    for file in (*report.written, out / "report.html"):
         echo(f"Wrote {file}.")
 
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from simulator.calibration.calls import FAR, Call, Touch, Trace, looped
-from simulator.calibration.collectives_fit import fit_saturating
-from simulator.calibration.cpu_fit import fit_family, fit_host, fit_memory, fit_sequence, fit_stretch, fit_traffic
 from simulator.calibration.prices import (
     Family,
     HostCosts,
@@ -20,9 +18,12 @@ from simulator.calibration.prices import (
     call_seconds,
     family_of,
     features_of,
+    read_prices,
     residual,
+    write_prices,
 )
-from simulator.calibration.prices_file import read_prices, write_prices
+from simulator.calibration.prices_fit import fit_family, fit_memory, fit_saturating
+from simulator.calibration.prices_host import fit_host, fit_sequence, fit_stretch, fit_traffic
 from simulator.calibration.step_prices import collective_seconds, disturbed, gaps_of, outside_of, price_step
 from simulator.errors import CalibrationError
 

@@ -64,7 +64,8 @@ def test_a_quiet_point_settles_after_twelve_trials() -> None:
 
 def test_the_smallest_trial_counts_on_a_cpu_and_the_median_on_a_gpu() -> None:
     trials = [1.0, 1.0, 1.01, 1.02, 2.0, 3.0, 4.0]
-    assert estimate(trials, "minimum") == pytest.approx((1.0, 0.02))
+    assert estimate([*trials, *[9.0] * 5], "minimum") == pytest.approx((1.0, 0.02))
+    assert estimate([1.0, 1.1, 9.0], "minimum") == pytest.approx((1.0, 0.1))  # a third of few trials has to agree
     assert estimate(trials, "median")[0] == 1.02
     assert settled([1.0, 1.0, 1.01, 1.019, *[9.0] * 8], "minimum")
     assert not settled([1.0, 1.0, 1.01, 1.021, *[9.0] * 8], "minimum")
@@ -90,7 +91,7 @@ def test_a_point_that_never_repeats_is_refused_and_named() -> None:
     found = run(device, point("quiet", 1e-3), seconds=1e-9)
     assert found.points == ()
     assert [p.case.kernel for p in found.unstable] == ["quiet"]
-    assert found.unstable[0].spread == pytest.approx(1.3**2 - 1)
+    assert found.unstable[0].spread == pytest.approx(0.3)
 
 
 def test_points_of_the_host_are_never_refused() -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from simulator.calibration.kernels_plans import CPU_PLAN
-from simulator.calibration.prices import HostCosts, MemoryLevels, Prices
-from simulator.calibration.prices_file import write_prices
+from simulator.calibration.kernels import CPU_PLAN
+from simulator.calibration.prices import HostCosts, MemoryLevels, Prices, write_prices
 from simulator.calibration.protocol import Case, Point
-from simulator.calibration.session import CalibrationReport, calibrate, open_device
+from simulator.calibration.session import SessionReport, calibrate, open_device
 from simulator.calibration.step_prices import Priced
 from simulator.calibration.table import read_table
 from simulator.calibration.verify import verify, with_host
@@ -28,19 +27,22 @@ FEW = replace(
     ),
     attention=replace(CPU_PLAN.attention, prefill=CPU_PLAN.attention.prefill[:4], decode=(), reuses=()),
     memory=replace(
-        CPU_PLAN.memory, elements=(256, 2048, 8192), few_elements=(256, 2048), rows=((4, 64), (32, 64), (64, 128)),
-        cold=(), parameters=((4, 1024), (8, 4096)), reuses=(),
+        CPU_PLAN.memory, elements=(256, 1024, 4096, 16384), few_elements=(256, 2048), parameters=((4, 1024), (8, 4096)),
+        rows=((4, 64), (32, 64), (64, 128)), cold=(), reuses=(), state_reuses=(), transfers=(1024, 2**16),
     ),
-    routing=replace(CPU_PLAN.routing, gathers=((16, 64, 128), (32, 64, 1000)), top_k=(), sorts=(), retrievals=()),
+    routing=replace(
+        CPU_PLAN.routing, gathers=((16, 64, 128), (32, 64, 1000)), top_k=(), sums=(), sorts=(), retrievals=(),
+        layers=((4, 32, 32, 2, 4), (16, 32, 32, 2, 4)),
+    ),
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def calibration(tmp_path_factory: pytest.TempPathFactory) -> CalibrationReport:
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> SessionReport:
     return calibrate("cpu", tmp_path_factory.mktemp("profile"), minutes=0.02, plan=FEW, ranks=())
 
 
-def test_a_calibration_leaves_a_table_a_profile_and_its_journal(calibration: CalibrationReport) -> None:
+def test_a_calibration_leaves_a_table_a_profile_and_its_journal(calibration: SessionReport) -> None:
     assert {path.name for path in calibration.folder.iterdir()} == {"journal.jsonl", "measured.csv", "prices.yaml"}
     table = read_table(calibration.folder / "measured.csv")
     assert len(table) == len(calibration.measured.points)
@@ -50,13 +52,13 @@ def test_a_calibration_leaves_a_table_a_profile_and_its_journal(calibration: Cal
     assert first.endswith("fp32, 1 thread: predicts the minimum time")
 
 
-def test_a_second_calibration_goes_on_from_the_first(calibration: CalibrationReport) -> None:
+def test_a_second_calibration_goes_on_from_the_first(calibration: SessionReport) -> None:
     before = {p.case.key: len(p.trials) for p in calibration.measured.points}
     again = calibrate("cpu", calibration.folder, minutes=1e-6, plan=FEW, ranks=())
     assert {p.case.key: len(p.trials) for p in again.measured.points} == before
 
 
-def test_real_models_are_compared_with_their_prediction(calibration: CalibrationReport) -> None:
+def test_real_models_are_compared_with_their_prediction(calibration: SessionReport) -> None:
     spec = dense(64, 1)
     cases = [VerifyCase("dense forward", spec, "forward", 1, 16), VerifyCase("dense training", spec, "train", 1, 16)]
     report = verify("cpu", calibration.prices, minutes=0.02, cases=cases, parallel=False)
@@ -67,7 +69,7 @@ def test_real_models_are_compared_with_their_prediction(calibration: Calibration
     assert 0.2 < forward.predicted.seconds / forward.measured < 5
 
 
-def test_the_report_of_a_calibration_is_a_page(calibration: CalibrationReport) -> None:
+def test_the_report_of_a_calibration_is_a_page(calibration: SessionReport) -> None:
     html = render_calibration(calibration.page())
     assert html == render_calibration(calibration.page())
     assert "<h1>Calibration of cpu-" in html
@@ -77,7 +79,7 @@ def test_the_report_of_a_calibration_is_a_page(calibration: CalibrationReport) -
         assert f"<td>{name}</td>" in html
 
 
-def test_names_on_the_page_are_escaped(calibration: CalibrationReport) -> None:
+def test_names_on_the_page_are_escaped(calibration: SessionReport) -> None:
     html = render_calibration({**calibration.page(), "device": "<script>alert(1)</script>"})
     assert "<script>alert" not in html
 

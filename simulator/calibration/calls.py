@@ -104,7 +104,9 @@ def looped(op: str, kernel: str, shape: Shape, dtype: str) -> Call:
     return Call(op, kernel, plain, tuple(touches))
 
 
-def _gemm(_: str, s: Shape) -> _Footprint:
+def _gemm(kernel: str, s: Shape) -> _Footprint:
+    if kernel == "tn":  # the gradient of weights: they are its result
+        return _Footprint(s["k"] * (s["m"] + s["n"]), s["m"] * s["n"])
     return _Footprint(s["m"] * (s["k"] + s["n"]), s["n"] * s["k"])
 
 
@@ -201,6 +203,10 @@ _FOOTPRINTS: Mapping[str, Callable[[str, Shape], _Footprint]] = {
     "pick": _top_k,
     "sort": _sort,
     "retrieval": _none,
+    "moe": _none,
+    "sustained": _none,
+    "transfer": _none,
+    **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"), _none),
     "host": _none,
     "sequence_member": _none,
     "sequence_following": _none,

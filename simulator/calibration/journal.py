@@ -31,12 +31,14 @@ class Visit:
 
 
 class Journal:
-    """Trials and skipped points by key; read on opening, appended to afterwards."""
+    """Trials, skipped points and notes by key; read on opening, appended to afterwards."""
 
     def __init__(self, file: Path | None, header: Mapping[str, object]) -> None:
         """Open or begin a journal; None keeps it in memory. Raises CalibrationError where it is of another machine."""
         self.trials: dict[str, list[float]] = {}
         self.skipped: dict[str, str] = {}
+        self.notes: dict[str, dict[str, float]] = {}
+        """What was measured of a point beside its time."""
         self._file, self._synced = None, time.monotonic()
         if file is None:
             return
@@ -69,6 +71,11 @@ class Journal:
         """Keep the reason a point was not measured."""
         self.skipped[key] = reason
         self._write({"key": key, "skipped": reason})
+
+    def note(self, key: str, values: Mapping[str, float]) -> None:
+        """Keep numbers measured of a point beside its time."""
+        self.notes[key] = dict(values)
+        self._write({"key": key, "note": dict(values)})
 
     def sync(self) -> None:
         """Bring everything written to the disk."""
@@ -106,9 +113,11 @@ class Journal:
                     _same(line, json.loads(json.dumps(header)), file)
                 elif "skipped" in line:
                     self.skipped[line["key"]] = str(line["skipped"])
+                elif "note" in line:
+                    self.notes[line["key"]] = {name: float(value) for name, value in line["note"].items()}
                 else:
                     self.trials.setdefault(line["key"], []).extend(float(s) for s in line["seconds"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise CalibrationError(
                     f"{file}: line {number} is no journal line; move the file away to begin anew"
                 ) from None

@@ -23,7 +23,7 @@ from simulator.calibration.protocol import Device, Skip, Statistic
 from simulator.units import MIB
 
 HOT_BYTES, COLD_BYTES = 160 * MIB, 192 * MIB
-MAX_VIEWS = 4096
+MAX_VIEWS = 2**14
 PAIRS = 5
 """Runs of a point that follows another, whose median is a trial."""
 _GAP = 17 * 64
@@ -41,6 +41,9 @@ class DeviceInfo:
     driver: str
     threads: int
     dtype: str
+    sms: int = 0
+    """Multiprocessors of a GPU, and its memory; 0 for a CPU."""
+    memory_bytes: int = 0
 
     def header(self) -> dict[str, object]:
         """As a journal's header."""
@@ -60,6 +63,9 @@ class TorchDevice(Device, Protocol):
 
     def operands(self) -> Operands:
         """Operands of one point, laid out from the beginning of the arenas."""
+
+    def groups(self) -> tuple[int, ...]:
+        """Numbers of processes to measure collectives between."""
 
 
 class Operands:
@@ -120,6 +126,9 @@ class CpuDevice:
 
     def operands(self) -> Operands:
         return Operands(self._hot, self._cold)
+
+    def groups(self) -> tuple[int, ...]:
+        return (2,)
 
     def seconds(self, run: Callable[[], object], repeats: int) -> float:
         """Seconds of one run on a core of its own, averaged over `repeats` runs in a row.

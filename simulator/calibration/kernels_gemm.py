@@ -7,14 +7,14 @@ gradient of the input (nn), g^T x for that of the weights (tn).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from simulator.calibration.kernels_device import TorchDevice
-from simulator.calibration.protocol import Case
+from simulator.calibration.protocol import Case, Skip
 
 Layout = Literal["nt", "nn", "tn"]
 LAYOUTS: tuple[Layout, ...] = ("nt", "nn", "tn")
@@ -34,11 +34,13 @@ class GemmSizes:
     min_flops: float
     largest: int
     """Edge of the largest square product."""
+    reuse: int
+    """How long ago, in bytes, the weights of all these were last used; 0 just before."""
     weights: tuple[tuple[int, int], ...]
     """(n, k) of weights multiplied by few rows."""
     few_rows: tuple[int, ...]
     reuses: tuple[int, ...]
-    """How long ago their weights were last used, bytes, beside just before."""
+    """How long ago their weights were last used, in bytes, beside just before."""
     batched: tuple[tuple[int, int, int, int], ...]
     """(groups, m, n, k)."""
     vectors: tuple[tuple[int, int, int], ...]
@@ -82,17 +84,18 @@ def gemm_cases(sizes: GemmSizes, dtype: str) -> Iterator[Case]:
             ):
                 seen.add((layout, m, n, k))
                 taken += 1
-                yield gemm(layout, m, n, k, dtype=dtype)
+                yield gemm(layout, m, n, k, dtype=dtype, reuse=sizes.reuse)
     edge = sizes.largest
-    yield gemm("nt", edge, edge, edge, dtype=dtype)
+    yield gemm("nt", edge, edge, edge, dtype=dtype, reuse=sizes.reuse)
     for n, k in sizes.weights:
         for m in sizes.few_rows:
             for reuse in (0, *sizes.reuses):
                 yield gemm("nt", m, n, k, dtype=dtype, reuse=reuse)
     for n, k in sizes.weights[:: max(1, len(sizes.weights) // 3)]:
         for few in sizes.few_rows[::2]:
-            yield gemm("nn", few, k, n, dtype=dtype)
-            yield gemm("tn", n, k, few, dtype=dtype)
+            for reuse in (0, *sizes.reuses):
+                yield gemm("nn", few, k, n, dtype=dtype, reuse=reuse)
+                yield gemm("tn", n, k, few, dtype=dtype, reuse=reuse)
     for groups, m, n, k in sizes.batched:
         for layout in LAYOUTS:
             yield batched_gemm(layout, groups, m, n, k, dtype=dtype)
@@ -106,15 +109,21 @@ def gemm_cases(sizes: GemmSizes, dtype: str) -> Iterator[Case]:
 
 
 def gemm(layout: Layout, m: int, n: int, k: int, *, dtype: str, reuse: int = 0) -> Case:
-    """One product (m, k) x (k, n), its second operand last used `reuse` bytes ago."""
+    """One product (m, k) x (k, n), its weights last used `reuse` bytes ago.
+
+    Weights are the second operand; in the gradient of weights (tn) they are the result.
+    """
 
     def build(device: TorchDevice) -> Callable[[], object]:
         operands = device.operands()
         a = operands.hot(k, m).t() if layout[0] == "t" else operands.hot(m, k)
-        if not reuse:
-            b = operands.hot(n, k).t() if layout[1] == "t" else operands.hot(k, n)
-            return lambda: torch.mm(a, b)
         across = layout[1] == "t"
+        if not reuse or layout == "tn":
+            b = operands.hot(n, k).t() if across else operands.hot(k, n)
+            if not reuse:
+                return lambda: torch.mm(a, b)
+            results = operands.cold(m, n, reuse=reuse)
+            return lambda: torch.mm(a, b, out=next(results))
         turn = operands.cold(*((n, k) if across else (k, n)), reuse=reuse, transposed=across)
         return lambda: torch.mm(a, next(turn))
 
@@ -139,16 +148,28 @@ def grouped_gemm(kernel: Grouped, groups: int, m: int, n: int, k: int, *, dtype:
 
     def build(device: TorchDevice) -> Callable[[], object]:
         operands = device.operands()
-        rows, weights = operands.hot(m, k), operands.hot(groups, n, k)
-        counts = uneven(m, groups)
-        if kernel == "loop":
-            parts = list(zip(rows.split(counts), [w.t() for w in weights], strict=True))
-            return lambda: [torch.mm(part, weight) for part, weight in parts]
-        ends = torch.tensor(counts, device=rows.device).cumsum(0).to(torch.int32)
-        transposed = weights.mT
-        return lambda: torch._grouped_mm(rows, transposed, offs=ends)
+        rows = operands.hot(m, k)
+        product = grouped_product(kernel, operands.hot(groups, n, k), uneven(m, groups))
+        return lambda: product(rows)
 
     return Case("grouped_gemm", kernel, dtype, {"groups": groups, "m": m, "n": n, "k": k}, build)
+
+
+def grouped_product(
+    kernel: Grouped, weights: torch.Tensor, counts: Sequence[int]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What multiplies rows, sorted by group, with their group's weights (groups, n, k); `counts` are rows by group."""
+    if kernel == "grouped_mm":
+        if not hasattr(torch, "_grouped_mm"):
+            raise Skip(f"torch {torch.__version__} has no grouped product")
+        ends = torch.tensor(counts, device=weights.device).cumsum(0).to(torch.int32)
+        transposed = weights.mT
+        return lambda rows: torch._grouped_mm(rows, transposed, offs=ends)
+    busy = [(weight.t(), count) for weight, count in zip(weights, counts, strict=True) if count]
+    sizes = [count for _, count in busy]
+    return lambda rows: torch.cat(
+        [torch.mm(part, weight) for part, (weight, _) in zip(rows.split(sizes), busy, strict=True)]
+    )
 
 
 def uneven(rows: int, groups: int) -> list[int]:

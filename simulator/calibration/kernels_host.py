@@ -131,7 +131,7 @@ def autograd(mode: Chain, calls: int, *, dtype: str) -> Case:
 
 
 def _members(device: TorchDevice) -> dict[str, Callable[[], object]]:
-    """Fourteen different kernels on small operands, each as it runs alone."""
+    """Fifteen different kernels on small operands, each as it runs alone."""
     operands, rows, columns = device.operands(), ROWS, COLUMNS
     x, y = operands.hot(rows, columns), operands.hot(rows, columns)
     row, column = operands.hot(columns), operands.hot(rows, 1)
@@ -154,6 +154,7 @@ def _members(device: TorchDevice) -> dict[str, Callable[[], object]]:
         "softmax": lambda: torch.softmax(x, -1),
         "top_k": lambda: torch.topk(x, 2),
         "embedding": lambda: nn.functional.embedding(index, x),
+        "gelu": lambda: nn.functional.gelu(y),
         "cat": lambda: torch.cat((x, y), -1),
         LARGE: lambda: large.sum(),
     }
@@ -163,7 +164,7 @@ LARGE, LARGE_ELEMENTS = "large", 2**21
 """A sum over 8 MiB (fp32): how soon others drive it from a shared cache."""
 SEQUENCE = (
     "square", "mean", "rsqrt", "mul_column", "mul_row", "linear", "attention", "product", "add", "silu", "softmax",
-    "top_k", "embedding", "cat", LARGE,
+    "top_k", "embedding", "gelu", "cat", LARGE,
 )  # fmt: skip
 
 

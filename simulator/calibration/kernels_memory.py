@@ -1,4 +1,6 @@
-"""Points of operators that move bytes: elementwise, row by row, reductions, copies, fills, loss and optimizer."""
+"""Points of operators that move bytes: elementwise, row by row, reductions, copies, fills, loss and optimizer; and of
+copies between host and device.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,10 @@ aten = torch.ops.aten
 MAX_OPTIMIZERS = 256
 HEADS = 4
 """Of the copy that brings heads beside each other."""
+TRANSFERS = ("host_to_device", "device_to_host", "pageable_to_device", "within_device")
+"""Copies from and to page-locked memory of the host, from its ordinary memory, and from one place of the device to
+another.
+"""
 Unary = Callable[[torch.Tensor], object]
 Binary = Callable[[torch.Tensor, torch.Tensor], object]
 
@@ -68,8 +74,13 @@ class MemorySizes:
     rows: tuple[tuple[int, int], ...]
     cold: tuple[int, ...]
     reuses: tuple[int, ...]
+    """How long ago, in bytes, the input of a streaming kernel was last used: the reach of every cache shows in them."""
+    state_reuses: tuple[int, ...]
+    """How long ago an optimizer last used its states."""
     parameters: tuple[tuple[int, int], ...]
     """(tensors, elements of each) of an optimizer step."""
+    transfers: tuple[int, ...]
+    """Bytes copied between host and device, and within the device."""
 
 
 def memory_cases(sizes: MemorySizes, dtype: str) -> Iterator[Case]:
@@ -98,8 +109,11 @@ def memory_cases(sizes: MemorySizes, dtype: str) -> Iterator[Case]:
     for elements in sizes.few_elements:
         yield fill(elements, dtype=dtype)
     for tensors, elements in sizes.parameters:
-        for reuse in (0, *sizes.reuses):
+        for reuse in (0, *sizes.state_reuses):
             yield optimizer(tensors, elements, dtype=dtype, reuse=reuse)
+    for size in sizes.transfers:
+        for way in TRANSFERS:
+            yield transfer(way, size, dtype=dtype)
 
 
 def elementwise(kernel: str, elements: int, *, dtype: str, reuse: int = 0) -> Case:
@@ -241,10 +255,31 @@ def optimizer(tensors: int, elements: int, *, dtype: str, reuse: int = 0) -> Cas
             parameters = [torch.nn.Parameter(ones.clone()) for _ in range(tensors)]
             for parameter in parameters:
                 parameter.grad = ones.clone()
-            return torch.optim.AdamW(parameters, fused=True, foreach=False)
+            # In a CUDA graph only a step that keeps its count on the device can be captured.
+            return torch.optim.AdamW(parameters, fused=True, foreach=False, capturable=device.kind == "cuda")
 
         turn = itertools.cycle([one() for _ in range(max(1, reuse // states))])
         return lambda: next(turn).step()
 
     shape = {"tensors": tensors, "elements": tensors * elements, "reuse": reuse}
     return Case("optimizer", "adamw", dtype, shape, build)
+
+
+def transfer(way: str, size: int, *, dtype: str) -> Case:
+    """A copy of `size` bytes between the host's memory and the device's, or within the device's."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        if way != "within_device" and device.kind == "cpu":
+            raise Skip("a CPU's memory is the host's")
+        here = torch.empty(size, dtype=torch.uint8, device=device.torch_device)
+        if way == "within_device":
+            there = torch.zeros_like(here)
+        else:
+            there = torch.zeros(size, dtype=torch.uint8, pin_memory=way != "pageable_to_device")
+        target, source = (there, here) if way == "device_to_host" else (here, there)
+        return lambda: target.copy_(source, non_blocking=True)
+
+    # From ordinary memory the host copies first, page by page: it can't run ahead of the device.
+    return Case(
+        "transfer", way, dtype, {"bytes": size}, build, clock="host" if way == "pageable_to_device" else "device"
+    )

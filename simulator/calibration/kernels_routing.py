@@ -1,4 +1,5 @@
-"""Points of what sparse models add: gathers and scatters of rows, top-k, sorting by expert, product-key retrieval.
+"""Points of what sparse models add: gathers and scatters of rows, top-k, sorting by expert, product-key retrieval, and
+whole layers of routed experts.
 
 Indices and scores rotate through several random sets: a branch predictor learns one that is repeated.
 """
@@ -14,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from simulator.calibration.kernels_device import TorchDevice
+from simulator.calibration.kernels_gemm import GROUPED, Grouped, grouped_product
 from simulator.calibration.protocol import Case
 
 SETS = 16
@@ -27,10 +29,14 @@ class RoutingSizes:
     """(rows taken, columns, rows of the table)."""
     top_k: tuple[tuple[int, int, int], ...]
     """(rows, columns, k)."""
+    sums: tuple[tuple[int, int], ...]
+    """(rows, k) of a top-k over the sums of two sorted lists of k scores."""
     sorts: tuple[tuple[int, int], ...]
     """(elements, experts)."""
     retrievals: tuple[tuple[int, int, int, int, int], ...]
     """(tokens, heads, experts, k, query_dim)."""
+    layers: tuple[tuple[int, int, int, int, int], ...]
+    """(tokens, hidden, intermediate size, experts a token, experts)."""
 
 
 def routing_cases(sizes: RoutingSizes, dtype: str) -> Iterator[Case]:
@@ -41,11 +47,16 @@ def routing_cases(sizes: RoutingSizes, dtype: str) -> Iterator[Case]:
     for rows, columns, k in sizes.top_k:
         yield top_k(rows, columns, k, dtype=dtype)
         yield pick(rows, columns, k, dtype=dtype)
+    for rows, k in sizes.sums:
+        yield top_k_of_sums(rows, k, dtype=dtype)
     for elements, experts in sizes.sorts:
         yield sort("sort", elements, experts, dtype=dtype)
         yield sort("histc", elements, experts, dtype=dtype)
     for tokens, heads, experts, k, query_dim in sizes.retrievals:
         yield product_keys(tokens, heads, experts, k, query_dim, dtype=dtype)
+    for tokens, hidden, inter, k, experts in sizes.layers:
+        for kernel in GROUPED:
+            yield expert_layer(kernel, tokens, hidden, inter, k, experts, dtype=dtype)
 
 
 def gather(kernel: str, rows: int, columns: int, table: int, *, dtype: str) -> Case:
@@ -79,6 +90,18 @@ def top_k(rows: int, columns: int, k: int, *, dtype: str) -> Case:
         return lambda: torch.topk(next(turn), k)
 
     return Case("top_k", "topk", dtype, {"rows": rows, "columns": columns, "k": k}, build)
+
+
+def top_k_of_sums(rows: int, k: int, *, dtype: str) -> Case:
+    """The k largest of the k^2 sums of two sorted lists: what product keys choose among, most of it in order."""
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        sets = max(2, min(SETS, 2**22 // (rows * k * k)))
+        halves = device.operands().hot(2 * sets, rows, 4 * k).topk(k).values
+        turn = itertools.cycle((halves[:sets, :, :, None] + halves[sets:, :, None, :]).flatten(2).unbind(0))
+        return lambda: torch.topk(next(turn), k)
+
+    return Case("top_k", "topk_of_sums", dtype, {"rows": rows, "columns": k * k, "k": k}, build)
 
 
 def pick(rows: int, columns: int, k: int, *, dtype: str) -> Case:
@@ -127,3 +150,29 @@ def product_keys(tokens: int, heads: int, experts: int, k: int, query_dim: int, 
 
     shape = {"tokens": tokens, "heads": heads, "experts": experts, "k": k, "query_dim": query_dim}
     return Case("retrieval", "product_keys", dtype, shape, build)
+
+
+def expert_layer(kernel: Grouped, tokens: int, hidden: int, inter: int, k: int, experts: int, *, dtype: str) -> Case:
+    """A layer of gated experts on routed tokens: rows brought into the order of their experts, both products with the
+    activation between, and the weighted sum back. Experts get equal shares, as in the `moe` rows of other tables.
+    """
+    rows = tokens * k
+    counts = [rows // experts + (expert < rows % experts) for expert in range(experts)]
+
+    def build(device: TorchDevice) -> Callable[[], object]:
+        operands, where = device.operands(), device.torch_device
+        x, weights = operands.hot(tokens, hidden), operands.hot(rows, 1)
+        up = grouped_product(kernel, operands.hot(experts, 2 * inter, hidden), counts)
+        down = grouped_product(kernel, operands.hot(experts, hidden, inter), counts)
+        turn = itertools.cycle([torch.randperm(rows, device=where) // k for _ in range(SETS)])
+
+        def run() -> object:
+            order = next(turn)
+            gate, value = up(x.index_select(0, order)).chunk(2, dim=-1)
+            done = down(functional.silu(gate) * value) * weights
+            return torch.zeros_like(x).index_add_(0, order, done)
+
+        return run
+
+    shape = {"tokens": tokens, "hidden": hidden, "inter": inter, "topk": k, "experts": experts}
+    return Case("moe", kernel, dtype, shape, build)

@@ -1,23 +1,31 @@
 """Power of a GPU while one operator runs again and again, and the clock it holds: NVML through nvidia-ml-py.
 
-NVML averages power over tens of milliseconds, so a window of a second is taken and its beginning left out; energy
-counters are preferred where the GPU has one. A single kernel's power can't be read, only that of many alike.
+Power is the energy counter's difference over a window of a second (NVML API reference: millijoules since the driver was
+loaded, Volta and newer; the power reading itself is an average over up to a second). A single kernel's power can't be
+read, only that of many alike.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
+from simulator.calibration.journal import Journal
 from simulator.calibration.protocol import Case
 from simulator.errors import CalibrationError
 
-WINDOW_S, LEAD_S, SAMPLE_S = 1.0, 0.2, 0.02
-SUSTAINED_S = 3.0
+if TYPE_CHECKING:
+    from simulator.calibration.cuda import CudaDevice
+
+WINDOW_S, LEAD_S, BATCH_S = 1.0, 0.2, 0.02
+"""Measured; run before that; issued before the host waits for the device."""
+SUSTAINED_WINDOWS = 5
 SHORTEST_S = 100e-6
 """Operators shorter than this leave gaps between launches: their power is not that of the kernel."""
+_HELD = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown")
+"""Reasons to hold the clock down: power, and heat."""
 
 
 @dataclass(frozen=True)
@@ -33,93 +41,67 @@ class Window:
 
 
 class PowerMeter:
-    """NVML's view of one GPU."""
+    """NVML's view of the GPU a torch device is."""
 
-    def __init__(self, index: int) -> None:
-        """Raises CalibrationError without nvidia-ml-py or without a driver."""
+    def __init__(self, device: CudaDevice) -> None:
+        """Raises CalibrationError without nvidia-ml-py, without a driver, or on a slice of a GPU."""
         try:
             import pynvml
         except ModuleNotFoundError:
             raise CalibrationError("measuring power needs nvidia-ml-py: pip install 'moesim[calibrate]'") from None
-        self._nvml: Any = pynvml
+        self._nvml, self._device = pynvml, device
         try:
             pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            # NVML counts GPUs by bus, CUDA by speed and by CUDA_VISIBLE_DEVICES: only the UUID is common to both.
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{device.properties.uuid}")
+            self._millijoules()
         except pynvml.NVMLError as error:
             raise CalibrationError(f"NVML doesn't answer: {error}") from None
 
-    def close(self) -> None:
-        """End the NVML session."""
-        self._nvml.nvmlShutdown()
-
-    def window(self, run: Callable[[], object], wait: Callable[[], None], *, seconds: float = WINDOW_S) -> Window:
-        """Run for `seconds` after a lead, waiting for the device now and then, and read what was drawn."""
-        self._loop(run, wait, LEAD_S)
+    def window(self, run: Callable[[], object], once: float) -> Window:
+        """Run for a second after a lead and say what was drawn; `once` is about the seconds of one run."""
+        batch = max(1, round(BATCH_S / once))
+        self._loop(run, batch, LEAD_S)
         before, start = self._millijoules(), time.perf_counter()
-        runs, samples = self._loop(run, wait, seconds)
-        elapsed = time.perf_counter() - start
-        after = self._millijoules()
-        if before is not None and after is not None:
-            watts = (after - before) * 1e-3 / elapsed
-        else:
-            watts = sum(samples) / len(samples)
-        clock = self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM) * 1e6
-        return Window(watts, clock, elapsed / runs, self._throttled())
+        runs = self._loop(run, batch, WINDOW_S)
+        elapsed, after = time.perf_counter() - start, self._millijoules()
+        nvml = self._nvml
+        clock = nvml.nvmlDeviceGetClockInfo(self._handle, nvml.NVML_CLOCK_SM) * 1e6  # MHz
+        reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle)
+        held = any(reasons & getattr(nvml, f"nvmlClocksThrottleReason{name}") for name in _HELD)
+        return Window((after - before) * 1e-3 / elapsed, clock, elapsed / runs, held)
 
-    def _loop(self, run: Callable[[], object], wait: Callable[[], None], seconds: float) -> tuple[int, list[float]]:
-        """Runs done in that time, and power samples in watts."""
-        runs, samples, end = 0, [], time.perf_counter() + seconds
+    def _loop(self, run: Callable[[], object], batch: int, seconds: float) -> int:
+        """Runs done in that time, `batch` at a time, between which the queue is empty for some microseconds."""
+        runs, end = 0, time.perf_counter() + seconds
         while time.perf_counter() < end:
-            until = time.perf_counter() + SAMPLE_S
-            while time.perf_counter() < until:
+            for _ in range(batch):
                 run()
-                runs += 1
-            wait()
-            samples.append(self._nvml.nvmlDeviceGetPowerUsage(self._handle) * 1e-3)  # milliwatts
-        return runs, samples
+            runs += batch
+            self._device.wait()
+        return runs
 
-    def _millijoules(self) -> float | None:
-        try:
-            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
-        except self._nvml.NVMLError:  # before Volta
-            return None
-
-    def _throttled(self) -> bool:
-        reasons = self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle)
-        held = self._nvml.nvmlClocksThrottleReasonSwPowerCap | self._nvml.nvmlClocksThrottleReasonHwSlowdown
-        return bool(reasons & (held | self._nvml.nvmlClocksThrottleReasonSwThermalSlowdown))
+    def _millijoules(self) -> float:
+        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
 
 
-def measure_power(device: Any, cases: Iterable[Case], seconds_of: Callable[[str], float | None]) -> dict[str, float]:
-    """Watts by key of the cases long enough to be measured; `seconds_of` gives a case's time, None where unmeasured."""
-    import torch
+def measure_power(
+    device: CudaDevice, points: Iterable[tuple[Case, float]], journal: Journal, *, seconds: float
+) -> None:
+    """Note in the journal a window for each point (case, seconds of a run) long enough, until `seconds` have passed.
 
-    meter = PowerMeter(device.torch_device.index)
-    try:
-        watts = {}
-        for case in cases:
-            known = seconds_of(case.key)
-            if known is not None and known >= SHORTEST_S:
-                run = case.build(device)
-                watts[case.key] = meter.window(run, lambda: torch.cuda.synchronize(device.torch_device)).watts
-        return watts
-    finally:
-        meter.close()
+    Raises CalibrationError where power can't be read.
+    """
+    meter, end = PowerMeter(device), time.monotonic() + seconds
+    for case, once in points:
+        if once >= SHORTEST_S and case.key not in journal.notes:
+            if time.monotonic() > end:
+                return
+            journal.note(case.key, asdict(meter.window(case.build(device), once)))
 
 
-def sustained(device: Any, case: Case) -> tuple[Window, Window]:
-    """The first and the last second of one operator run without a pause: how far the clock falls under load."""
-    import torch
-
-    meter = PowerMeter(device.torch_device.index)
-    try:
-        run = case.build(device)
-
-        def wait() -> None:
-            torch.cuda.synchronize(device.torch_device)
-
-        first = meter.window(run, wait)
-        meter.window(run, wait, seconds=SUSTAINED_S)
-        return first, meter.window(run, wait)
-    finally:
-        meter.close()
+def measure_sustained(device: CudaDevice, case: Case, once: float, journal: Journal) -> None:
+    """Note windows of one operator run without a pause: how far clock and rate fall under load."""
+    meter, run = PowerMeter(device), case.build(device)
+    for place in range(SUSTAINED_WINDOWS):
+        journal.note(f"sustained|{place}", asdict(meter.window(run, once)))

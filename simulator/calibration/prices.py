@@ -8,9 +8,12 @@ and fades outside.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,8 +21,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from simulator.calibration.calls import Call
-from simulator.errors import CalibrationError
-from simulator.spec.base import Spec
+from simulator.errors import CalibrationError, SpecError
+from simulator.spec.base import Spec, read_document, validate
 
 Array = NDArray[np.float64]
 
@@ -104,7 +107,7 @@ class HostCosts(Spec):
 
 
 class Saturating(Spec):
-    """A collective of one group size: t = (a^q + (S/b)^q)^(1/q) for S bytes."""
+    """A collective of one group size, or a copy: t = (a^q + (S/b)^q)^(1/q) for S bytes."""
 
     a: float
     b: float
@@ -113,7 +116,7 @@ class Saturating(Spec):
     points: int
 
     def seconds(self, size: float) -> float:
-        """Seconds of a collective whose buffer has `size` bytes."""
+        """Seconds for a buffer of `size` bytes."""
         larger, smaller = max(self.a, size / self.b), min(self.a, size / self.b)
         return float(larger * (1 + (smaller / larger) ** self.q) ** (1 / self.q))
 
@@ -131,8 +134,8 @@ class Prices(Spec):
     memory: MemoryLevels
     families: dict[str, Family]
     host: HostCosts
-    collectives: dict[str, Saturating] = Field(default_factory=dict)
-    """By operation, kernel and group size, such as `all_to_all gloo 2`."""
+    links: dict[str, Saturating] = Field(default_factory=dict)
+    """By operation, kernel and group size, such as `all_to_all gloo 2` or `transfer host_to_device 1`."""
 
 
 def family_of(call: Call) -> str:
@@ -146,6 +149,8 @@ def family_of(call: Call) -> str:
             return f"batched {vector} {call.kernel}" if vector else "batched gemm"
         case "attention":
             return "decode attention" if s["queries"] == 1 else "attention"
+        case "top_k" if call.kernel == "topk_of_sums":
+            return "top k of sums"
         case "top_k":  # torch sorts a part where k is small, and selects else
             return "top k of many" if s["columns"] >= PARTIAL_SORT * s["k"] else "top k"
         case "attention_backward" | "gather" | "pick" | "fill":
@@ -268,3 +273,33 @@ def call_seconds(prices: Prices, calls: Sequence[Call]) -> Array:
             found = found * np.exp(residual(table[:, :-1], table[:, -1], family.shrink, features.coordinates))
         seconds[places] = found
     return seconds
+
+
+def write_prices(prices: Prices, file: Path) -> None:
+    """Write the file by renaming a finished one into its place. Raises CalibrationError where that can't be."""
+    data = prices.model_dump(mode="json")
+    # JSON is YAML: one line a family keeps a file of hundreds of fitted numbers readable.
+    lines = ["# Written by `moesim calibrate`; not meant for editing."]
+    for key, value in data.items():
+        if key == "families" and value:
+            lines.append("families:")
+            lines += [f"  {json.dumps(name)}: {json.dumps(family)}" for name, family in value.items()]
+        else:
+            lines.append(f"{key}: {json.dumps(value)}")
+    scratch = file.with_name(f".{file.name}-{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        scratch.replace(file)
+    except OSError as error:
+        raise CalibrationError(f"{file}: can't write here: {error.strerror}") from None
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def read_prices(file: Path) -> Prices:
+    """The prices in a file. Raises CalibrationError where it is damaged or no prices file."""
+    try:
+        return validate(Prices, read_document(file))
+    except SpecError as error:
+        raise CalibrationError(f"not a whole prices file: {error}") from None

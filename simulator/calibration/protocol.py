@@ -28,6 +28,8 @@ TRIAL_S, WARM_S = 0.3e-3, 1e-3
 WARM_RUNS = 2
 """At least so many runs warm a point up."""
 SETTLED_TRIALS, AGREEING = 12, 4
+SETTLED_SHARE = SETTLED_TRIALS // AGREEING
+"""Of fewer trials only as large a share has to agree."""
 SETTLED_SPREAD = 0.02
 """Settled: this many trials, the smallest few of which lie within 2 %."""
 UNSTABLE_SPREAD = 0.25
@@ -108,7 +110,7 @@ class Measured:
 def estimate(trials: Sequence[float], statistic: Statistic) -> tuple[float, float]:
     """The estimate of a point and its spread: smallest trial and how far the next ones lie above it, or the median."""
     ordered = sorted(trials)
-    few = ordered[: min(AGREEING, len(ordered))]
+    few = ordered[: min(AGREEING, max(2, len(ordered) // SETTLED_SHARE))]
     if statistic == "minimum":
         return ordered[0], few[-1] / few[0] - 1
     middle = statistics.median(ordered)

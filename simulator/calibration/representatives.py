@@ -28,11 +28,11 @@ def representatives(series: list[Series], device: str) -> pd.DataFrame:
     frames = []
     for one in series:
         share = max(LEAST, PER_OPERATION // sum(1 for other in series if other.op == one.op))
-        frames.append(_rows(one, device, _spread_out(one, share)))
+        frames.append(_rows(one, device, spread_out(one, share)))
     return check_table(pd.concat(frames, ignore_index=True), f"measurements of {device}")
 
 
-def _spread_out(series: Series, count: int) -> NDArray[np.intp]:
+def spread_out(series: Series, count: int) -> NDArray[np.intp]:
     """Indices of `count` points, each the farthest from those before it in the log2 features; the largest first."""
     total = len(series.seconds)
     if total <= count:

@@ -1,4 +1,4 @@
-"""Calibration of a device here: measure, fit, and say how good it is. What `moesim calibrate` calls."""
+"""Calibration of a device here: measure, fit, and say how good it is. What `moesim calibrate --device` calls."""
 
 from __future__ import annotations
 
@@ -16,25 +16,36 @@ from simulator.errors import CalibrationError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from simulator.calibration.calibration import CalibrationReport
     from simulator.calibration.kernels import Plan
     from simulator.calibration.kernels_device import DeviceInfo, TorchDevice
     from simulator.calibration.prices import Prices
 
 DEFAULT_MINUTES = 5.0
 COLLECTIVE_SHARE = 0.1
+"""Of the time, for each number of processes."""
+POWER_SHARE = 0.2
+"""Of the time of a GPU."""
+LEAST_ROUND_S = {"cpu": 20.0, "cuda": 120.0}
+"""A round over all points: about 15 ms each on a CPU; on a GPU, where a graph is captured first, perhaps 100 ms."""
 START_S = 90.0
 """What starting processes may take beyond their measuring time."""
 
 
 @dataclass(frozen=True)
-class CalibrationReport:
-    """What a calibration measured, refused and fitted, and where it was written."""
+class SessionReport:
+    """What a calibration here measured, refused and fitted, and where it was written."""
 
     info: DeviceInfo
     table: pd.DataFrame
     prices: Prices
     measured: Measured
     folder: Path
+    fitted: CalibrationReport | None
+    """The profile for runs; None where no data sheet is known to build it on."""
+    profile_file: Path | None = None
+    remarks: tuple[str, ...] = ()
+    """What could not be measured here, in sentences."""
 
     def summary(self) -> str:
         """The outcome in a few lines."""
@@ -47,16 +58,19 @@ class CalibrationReport:
             f"{len(m.skipped)} skipped",
             *(f"  refused {p.case.key}: smallest trials {p.spread:.0%} apart" for p in m.unstable),
             *(f"  skipped {key}: {reason}" for key, reason in m.skipped.items()),
+            *self.remarks,
             "error of points held out, by operator (n):",
             *(f"  {name}: {family.relative_error:.1%} ({family.points})" for name, family in errors),
         ]
+        if self.fitted is not None:
+            lines.append(self.fitted.summary())
         return "\n".join(lines)
 
     def page(self) -> dict[str, Any]:
         """What `report.calibration_page.render_calibration` draws: plain data, times in seconds."""
-        from simulator.calibration.session_page import page_data
+        from simulator.calibration.report_data import measured_here
 
-        return page_data(self.table, self.prices, self.measured)
+        return measured_here(self)
 
 
 def open_device(name: str) -> TorchDevice:
@@ -83,64 +97,108 @@ def calibrate(
     minutes: float = DEFAULT_MINUTES,
     progress: Progress | None = None,
     plan: Plan | None = None,
-    ranks: Sequence[int] = (2,),
+    ranks: Sequence[int] | None = None,
     largest_message: int | None = None,
-) -> CalibrationReport:
-    """Measure every point on a device, fit prices, and write measured.csv and prices.yaml to `out`.
+    like: str | None = None,
+) -> SessionReport:
+    """Measure every point on a device, fit, and write measured.csv, prices.yaml and the device's profile to `out`.
 
-    Collectives are measured between as many processes as `ranks` says, in a tenth of the time each.
+    Collectives are measured between as many processes as each of `ranks` says (by default 2 on a CPU, and 2, 4, 8 of
+    the GPUs there are), in a tenth of the time each; power of a GPU in a fifth. `like` names the device of the catalog,
+    or a file of one, whose data sheet the profile stands on; a GPU of the catalog is recognised.
 
     Continues where a killed calibration into the same folder stopped. Raises CalibrationError where the device is not
-    there, its journal is another device's, or too little was measured to fit.
+    there, its journal is another device's, a whole plan can't be measured in that time, or too little was measured to
+    fit; SpecError for a `like` that is no device.
     """
     if not 0 < minutes <= 24 * 60:
         raise CalibrationError(f"minutes must lie between 0 and 1440, got {minutes:g}")
-    opened = open_device(device)
-    from simulator.calibration.cpu_fit import fit_prices
-    from simulator.calibration.kernels import cases, plan_of
-    from simulator.calibration.prices_file import write_prices
+    from simulator.calibration.kernels import PLANS, cases
+    from simulator.calibration.live_profile import catalog_device, profile_of
+    from simulator.calibration.prices import write_prices
+    from simulator.calibration.prices_fit import fit_prices
+    from simulator.calibration.profile_file import write_profile
 
+    opened = open_device(device)
     info = opened.info
-    chosen = cases(plan or plan_of(opened.kind), info.dtype)
-    share = COLLECTIVE_SHARE * len(ranks)
+    sheet = catalog_device(info, like)
+    groups = opened.groups() if ranks is None else ranks
+    seconds = 60 * minutes * (1 - COLLECTIVE_SHARE * len(groups) - (POWER_SHARE if opened.kind == "cuda" else 0.0))
+    chosen = list(cases(plan or PLANS[opened.kind], info.dtype))
     with Journal(out / "journal.jsonl", info.header()) as journal:
-        measured = measure(chosen, opened, journal, seconds=60 * minutes * (1 - share), progress=progress)
-    rows = rows_of(measured, info, source=f"measured here ({out.name})")
-    for size in ranks:
-        seconds = 60 * minutes * COLLECTIVE_SHARE
-        rows += collective_rows(opened, size, out, seconds=seconds, largest=largest_message)
+        if plan is None and not journal.trials:
+            _enough(seconds, minutes, opened.kind)
+        measured = measure(chosen, opened, journal, seconds=seconds, progress=progress)
+        remarks = _power(opened, measured, journal, seconds=60 * minutes * POWER_SHARE)
+        rows = rows_of(measured, info, source=f"measured here ({out.name})", notes=journal.notes)
+    for size in groups:
+        share = 60 * minutes * COLLECTIVE_SHARE
+        rows += collective_rows(opened, size, out, seconds=share, largest=largest_message)
     table = to_frame(rows)
     write_table(table, out / "measured.csv")
     prices = fit_prices(table, statistic=opened.statistic)
     write_prices(prices, out / "prices.yaml")
-    return CalibrationReport(info, table, prices, measured, out)
+    fitted = None if sheet is None else profile_of(table, sheet, date=today())
+    written = None if fitted is None else write_profile(fitted.profile, out)
+    return SessionReport(info, table, prices, measured, out, fitted, written, remarks)
+
+
+def _enough(seconds: float, minutes: float, kind: str) -> None:
+    """Refuse a budget in which not every point can be measured once, before any time is spent."""
+    least = LEAST_ROUND_S[kind]
+    if seconds < least:
+        raise CalibrationError(
+            f"--minutes {minutes:g} leaves {seconds:.0f} s for the operators; one round over all of them takes about "
+            f"{least:.0f} s: give at least {least / seconds * minutes + 0.05:.1f} minutes"
+        )
+
+
+def _power(device: TorchDevice, measured: Measured, journal: Journal, *, seconds: float) -> tuple[str, ...]:
+    """Note the power of a GPU under the longest points, and of the largest product for seconds; say where it can't."""
+    if device.kind != "cuda":
+        return ()
+    from simulator.calibration.power import measure_power, measure_sustained
+
+    ordered = sorted(measured.points, key=lambda point: -point.seconds)
+    largest = max((p for p in ordered if p.case.op == "gemm"), key=lambda p: p.seconds)
+    try:
+        measure_sustained(device, largest.case, largest.seconds, journal)  # type: ignore[arg-type]
+        timed = [(p.case, p.seconds) for p in ordered if p.case.clock == "device"]
+        measure_power(device, timed, journal, seconds=seconds)  # type: ignore[arg-type]
+    except CalibrationError as error:
+        return (f"power was not measured: {error}",)
+    return ()
 
 
 def rows_of(
-    measured: Measured, info: DeviceInfo, *, source: str, power: Mapping[str, float] | None = None
+    measured: Measured, info: DeviceInfo, *, source: str, notes: Mapping[str, Mapping[str, float]] | None = None
 ) -> list[Measurement]:
-    """The stable points of a session as table rows; `power` is watts by key of the case, where it was measured."""
+    """The stable points of a session as table rows; `notes` holds power windows by key, and those of one product."""
     if not measured.points:
         raise CalibrationError("no point was stable: is another job running on this machine?")
-    watts = power or {}
-    return [
+    windows = notes or {}
+    common: dict[str, Any] = {"device": info.device, "dtype": info.dtype, **_provenance(info, source)}
+    rows = [
         Measurement(
-            device=info.device,
+            **common,
             op=point.case.op,
-            dtype=point.case.dtype,
             kernel=point.case.kernel,
             shape=point.case.shape,
             latency_s=point.seconds,
             spread=point.spread,
             trials=len(point.trials),
-            power_w=watts.get(point.case.key),
-            library=info.library,
-            version=info.version,
-            date=today(),
-            source=source,
+            power_w=windows.get(point.case.key, {}).get("watts"),
         )
         for point in measured.points
     ]
+    for key, window in windows.items():
+        if key.startswith("sustained|"):
+            shape = {"second": float(key.split("|")[1]), "clock_hz": window["clock_hz"]}
+            latency, watts = window["seconds"], window["watts"]
+            rows.append(
+                Measurement(**common, op="sustained", kernel="gemm", shape=shape, latency_s=latency, power_w=watts)
+            )
+    return rows
 
 
 def collective_rows(
@@ -154,28 +212,20 @@ def collective_rows(
     arguments = ["points", device.kind, str(file.resolve()), f"{seconds:.1f}", *([str(largest)] if largest else [])]
     run_ranks("simulator.calibration.collectives_worker", arguments, ranks=ranks, timeout_s=seconds + START_S)
     backend = "nccl" if device.kind == "cuda" else "gloo"
+    common: dict[str, Any] = {"device": info.device, "dtype": info.dtype, "group_size": ranks}
+    common |= _provenance(info, f"measured here ({out.name})")
     rows = []
     for key, trials in read_trials(file).items():
         op, size, how = key.split("|")
         latency, spread = estimate(trials, device.statistic)
-        rows.append(
-            Measurement(
-                device=info.device,
-                op=op,
-                dtype=info.dtype,
-                kernel=backend if how == "alone" else f"{backend} {how}",
-                shape={"bytes": float(size)},
-                group_size=ranks,
-                latency_s=latency,
-                spread=spread,
-                trials=len(trials),
-                library=info.library,
-                version=info.version,
-                date=today(),
-                source=f"measured here ({out.name})",
-            )
-        )
+        kernel = backend if how == "alone" else f"{backend} {how}"
+        times = {"latency_s": latency, "spread": spread, "trials": len(trials)}
+        rows.append(Measurement(**common, **times, op=op, kernel=kernel, shape={"bytes": float(size)}))
     return rows
+
+
+def _provenance(info: DeviceInfo, source: str) -> dict[str, str]:
+    return {"library": info.library, "version": info.version, "date": today(), "source": source}
 
 
 def today() -> str:

@@ -73,7 +73,7 @@ def price_step(prices: Prices, trace: Trace, *, kind: str, communication: float 
     large = min(own, float(seconds[seconds >= LARGE_S].sum()))
     factors = along(prices.host.stretch, own), along(prices.host.small_stretch, own)
     total = large * float(factors[0]) + (own - large) * float(factors[1]) + communication
-    worst = max((fit.relative_error for fit in prices.collectives.values()), default=0.0)
+    worst = max((fit.relative_error for fit in prices.links.values()), default=0.0) if communication else 0.0
     variance += (HOST_ERROR * host) ** 2 + (STATE_ERROR * total) ** 2 + (worst * communication) ** 2
     width = Z90 * sqrt(variance) / total
     away = float(seconds[sides != 0].sum())
@@ -130,6 +130,6 @@ def outside_of(prices: Prices, call: Call) -> int:
 def collective_seconds(prices: Prices, op: str, kernel: str, group_size: int, sizes: Sequence[float]) -> float:
     """Seconds of several collectives one after another. Raises CalibrationError where they were not measured."""
     name = f"{op} {kernel} {group_size}"
-    if name not in prices.collectives:
+    if name not in prices.links:
         raise CalibrationError(f"the profile of {prices.device} has no measured '{name}'")
-    return sum(prices.collectives[name].seconds(size) for size in sizes)
+    return sum(prices.links[name].seconds(size) for size in sizes)

@@ -228,6 +228,7 @@ def _optimizer(args: Any, kwargs: Any, out: Any) -> list[Description]:
 
 _SPECIAL: Mapping[str, Callable[[Any, Any, Any], list[Description]]] = {
     "mm.default": lambda args, kwargs, out: _mm(args[0], args[1]),
+    "mm.out": lambda args, kwargs, out: _mm(args[0], args[1]),
     "addmm.default": lambda args, kwargs, out: _mm(args[1], args[2]),
     "bmm.default": _bmm,
     "_scaled_dot_product_flash_attention_for_cpu.default": _attention_forward,

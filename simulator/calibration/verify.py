@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulator.calibration.calls import looped
-from simulator.calibration.cpu_fit import fit_host
 from simulator.calibration.journal import Journal
-from simulator.calibration.prices import Prices
-from simulator.calibration.prices_file import read_prices
+from simulator.calibration.prices import Prices, read_prices
+from simulator.calibration.prices_host import fit_host
 from simulator.calibration.protocol import Case, Device, Point, Progress, estimate, measure
 from simulator.calibration.session import open_device
 from simulator.calibration.step_prices import Priced, price_step

@@ -1,4 +1,4 @@
-"""Fits prices to a measured table: memory levels first, then every family by itself, then the host's work around them.
+"""Fits prices to a measured table: memory levels first, then every family by itself, then links and the host's work.
 
 Parameters are found in logarithms by robust least squares on log(predicted / measured), pulled weakly towards what a
 non-negative linear fit finds. Deterministic. The error of a family is that of points held out of its fit.
@@ -13,33 +13,35 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from simulator.calibration.calls import Call, looped
-from simulator.calibration.collectives_fit import fit_collectives
 from simulator.calibration.prices import (
     Array,
-    Curve,
     Family,
     Features,
-    HostCosts,
     MemoryLevels,
     Prices,
+    Saturating,
     family_of,
     features_of,
     physics,
     residual,
 )
+from simulator.calibration.prices_host import fit_host
 from simulator.calibration.table import shape_columns
 from simulator.errors import CalibrationError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HOST_OPS = frozenset(
-    {"host", "retrieval", "sequence_member", "sequence_following", "sequence_before", "sequence_stretch"}
-)
-LARGE, LARGE_ELEMENTS = "large", 2**21
-"""The large operand of the host's points and its elements (fp32)."""
-NOTHING = 1e-7
-"""Seconds below which a kernel has run just before."""
+HOST_OPS = frozenset({"host", "sequence_member", "sequence_following", "sequence_before", "sequence_stretch"})
+WHOLE_OPS = frozenset({"retrieval", "moe", "sustained"})
+"""Several kernels at once: measured for the profile and the report, not for the price of a single call."""
+LINK_OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "transfer")
+"""What moves bytes between ranks, or between host and device."""
+UNPRICED = frozenset({*HOST_OPS, *WHOLE_OPS, *LINK_OPS})
+PRIOR_Q = (0.0, 0.4)
+"""Mean and deviation of the logarithm of a collective's exponent."""
+LEAST_SIZES = 4
+"""Sizes a collective is fitted to at least."""
 ROBUST = 0.1
 """Log error beyond which a point counts linearly."""
 PRIOR_E, PRIOR_P = (0.0, 0.7), (log(1.5), 0.3)
@@ -59,7 +61,7 @@ def fit_prices(table: pd.DataFrame, *, statistic: Literal["minimum", "median"]) 
     if first is None or table[["device", "dtype"]].drop_duplicates().shape[0] != 1:
         raise CalibrationError("prices are fitted to the table of one device and one dtype")
     rows = _rows(table[table["group_size"] == 1])
-    kernels = [(call, seconds) for call, seconds in rows if call.op not in HOST_OPS]
+    kernels = [(call, seconds) for call, seconds in rows if call.op not in UNPRICED]
     memory = fit_memory(kernels)
     families: dict[str, Family] = {}
     for name in sorted({family_of(call) for call, _ in kernels}):
@@ -76,7 +78,7 @@ def fit_prices(table: pd.DataFrame, *, statistic: Literal["minimum", "median"]) 
         memory=memory,
         families=families,
         host=fit_host(rows, memory),
-        collectives=fit_collectives(table),
+        links=fit_links(table),
     )
 
 
@@ -230,81 +232,45 @@ def _pick(features: Features, which: Array) -> Features:
     return Features(terms, features.memory[which], features.coordinates[which])
 
 
-def fit_host(rows: Sequence[tuple[Call, float]], memory: MemoryLevels) -> HostCosts:
-    """Host costs from chains and sequences, less what their kernels take alone."""
-    host = [call_and_seconds for call_and_seconds in rows if call_and_seconds[0].op == "host"]
-
-    def per_call(kernel: str) -> float:
-        found = [seconds / call.shape["calls"] for call, seconds in host if call.kernel == kernel]
-        if not found:
-            raise CalibrationError(f"no stable point of the host's '{kernel}'")
-        return float(np.median(found))
-
-    alone = per_call("chain_inference")
-    forward = max(0.0, per_call("chain_forward") - alone)
-    # The backward pass of a product with a constant is one product.
-    backward = max(0.0, per_call("chain_training") - per_call("chain_forward") - alone)
-    return HostCosts(
-        view=per_call("view"),
-        module=per_call("module"),
-        forward_on_tape=forward,
-        backward=backward,
-        # A product with a parameter has two products in its backward pass.
-        leaf=max(0.0, per_call("chain_leaves") - per_call("chain_training") - alone),
-        sequence=fit_sequence(rows),
-        traffic=fit_traffic(rows, memory),
-        stretch=fit_stretch(rows, "product"),
-        small_stretch=fit_stretch(rows, "small"),
-    )
+def fit_links(table: pd.DataFrame) -> dict[str, Saturating]:
+    """The curves of collectives and transfers, by operation, kernel and group size; too few points are left out."""
+    found = {}
+    rows = table[table["op"].isin(LINK_OPS)]
+    for key, part in rows.groupby(["op", "kernel", "group_size"]):
+        if len(part) >= LEAST_SIZES:
+            op, kernel, size = key
+            found[f"{op} {kernel} {size}"] = fit_saturating(part["bytes"].to_numpy(), part["latency_s"].to_numpy())
+    return found
 
 
-def fit_sequence(rows: Sequence[tuple[Call, float]]) -> Curve:
-    """(seconds since a kernel last ran, seconds it pays for that), the mean over kernels that follow a product."""
-    alone = {call.kernel: seconds for call, seconds in rows if call.op == "sequence_member"}
-    lengths = {call.shape["before"]: seconds for call, seconds in rows if call.op == "sequence_before"}
-    costs: dict[float, list[float]] = {}
-    for call, seconds in rows:
-        if call.op != "sequence_following" or call.kernel == LARGE:
-            continue
-        if call.kernel in alone and call.shape["before"] in lengths:
-            costs.setdefault(lengths[call.shape["before"]], []).append(max(0.0, seconds - alone[call.kernel]))
-    if not costs:
-        return ((NOTHING, 0.0),)
-    # Costs can only grow with time; what noise says against it is levelled.
-    found = [(length, float(np.mean(each))) for length, each in sorted(costs.items())]
-    rising = np.maximum.accumulate([cost for _, cost in found])
-    return ((NOTHING, 0.0), *((length, float(cost)) for (length, _), cost in zip(found, rising, strict=True)))
+def fit_saturating(sizes: Array, seconds: Array) -> Saturating:
+    """The curve t = (a^q + (S/b)^q)^(1/q) through measured points; its error is that of every other size held out.
+
+    The saturating form of published NVLink measurements (exponents near 0.6 there); it holds for gloo as well.
+    """
+    whole = _fit_saturating(sizes, seconds)
+    gaps = []
+    for first in (0, 1):
+        out = np.arange(len(sizes)) % 2 == first
+        out[[int(np.argmin(sizes)), int(np.argmax(sizes))]] = False  # inside the range
+        held = _fit_saturating(sizes[~out], seconds[~out])
+        gaps += [np.log(held.seconds(size) / took) for size, took in zip(sizes[out], seconds[out], strict=True)]
+    error = float(np.sqrt(np.mean(np.square(gaps))))
+    return whole.model_copy(update={"relative_error": max(MIN_ERROR, error), "points": len(sizes)})
 
 
-def fit_traffic(rows: Sequence[tuple[Call, float]], memory: MemoryLevels) -> float:
-    """Bytes per second that explain how much longer a sum over a large operand takes after products."""
-    lengths = {call.shape["before"]: seconds for call, seconds in rows if call.op == "sequence_before"}
-    alone = [seconds for call, seconds in rows if call.op == "sequence_member" and call.kernel == LARGE]
-    found = [
-        (lengths[call.shape["before"]], seconds)
-        for call, seconds in rows
-        if call.op == "sequence_following" and call.kernel == LARGE and call.shape["before"] in lengths
-    ]
-    if not alone or not found:
-        return 0.0
-    size = np.array([4.0 * LARGE_ELEMENTS])
-    base = memory.seconds(size, size)
-    waited, took = np.array(found).T
+def _fit_saturating(sizes: Array, seconds: Array) -> Saturating:
+    from scipy.optimize import least_squares
 
-    def error(traffic: float) -> float:
-        guess = [alone[0] + float((memory.seconds(size, size + traffic * t) - base)[0]) for t in waited]
-        return float(np.sum(np.log(np.array(guess) / took) ** 2))
+    start = np.array([log(seconds.min()), log(sizes.max() / seconds.max()), PRIOR_Q[0]])
 
-    choices: list[float] = [0.0, *np.geomspace(1e8, 1e11, 61).tolist()]
-    return min(choices, key=error)
+    def curve(x: Array) -> Saturating:
+        a, b, q = np.exp(np.clip(x, [-30, 0, -3], [5, 40, 3]))
+        return Saturating(a=float(a), b=float(b), q=float(q), relative_error=1.0, points=len(sizes))
 
+    def error(x: Array) -> Array:
+        found = curve(x)
+        gaps = np.array([np.log(found.seconds(size) / took) for size, took in zip(sizes, seconds, strict=True)])
+        return np.append(gaps, ROBUST * (x[2] - PRIOR_Q[0]) / PRIOR_Q[1])
 
-def fit_stretch(rows: Sequence[tuple[Call, float]], kernel: str) -> Curve:
-    """(seconds of a step by its parts, factor on it): how stretches of equal rounds grow against one round."""
-    chosen = [(c, seconds) for c, seconds in rows if c.op == "sequence_stretch" and c.kernel == kernel]
-    times = {call.shape["rounds"]: seconds for call, seconds in chosen}
-    if 1.0 not in times:
-        return ((NOTHING, 1.0),)
-    found = [(rounds * times[1.0], seconds / (rounds * times[1.0])) for rounds, seconds in sorted(times.items())]
-    rising = np.maximum.accumulate([factor for _, factor in found])
-    return tuple((length, float(factor)) for (length, _), factor in zip(found, rising, strict=True))
+    return curve(least_squares(error, start, loss="soft_l1", f_scale=ROBUST).x)
