@@ -61,7 +61,7 @@ def ring(machine: Machine, work: Collective) -> Timing:
     group, curve, times = work.group, machine.curves.collective, passes(work)
     between = _steps_between(machine, group)
     inside = group.size - 1 - between
-    latency = curve.base_us + times * (curve.hop_us * inside + machine.curves.network.base_us * between)
+    latency = curve.base_us + times * (curve.hop_us * inside + machine.curves.network.ring_us * between)
     moved = (times * (group.size - 1) + curve.ring_own) / group.size * work.bytes
     if group.domains == 1:
         return Timing("ring", latency * US, moved / (curve.ring * machine.link), curve.q)

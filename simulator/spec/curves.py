@@ -131,7 +131,9 @@ class NetworkCurve(Spec):
 
     efficiency: float
     base_us: float
-    """For each step from one domain to the next."""
+    """For each level of a tree of domains, and for a send."""
+    ring_us: float
+    """For each step of a ring from one domain to the next: NCCL's cost model (src/graph/tuning.cc, LL128)."""
     all_to_all_us: float
     relative_error: float
     source: str
