@@ -17,6 +17,7 @@ from simulator.graph.operator import Collective, Group
 from simulator.graph.parallel import build_layout, split_layers
 from simulator.graph.parameters_held import embedding_held, head_held, stage_held
 from simulator.spec import parameters as counts
+from simulator.spec.constants import read_constants
 from simulator.spec.run import Run, with_field
 
 MOE = {"model": toy.MOE_MODEL}
@@ -326,3 +327,28 @@ def test_a_cut_backward_pass_is_the_whole_of_it() -> None:
     assert sorted(inputs + weights) == operators(graph.backward[1])
     assert all(name.endswith("wgrad") for name in weights)
     assert not any(name.endswith("wgrad") for name in inputs)
+
+
+def test_a_pair_hides_what_it_exchanges_forward_behind_both_passes() -> None:
+    """A third behind the forward pass and two behind the backward one, which multiplies twice as much; lone passes
+    hide what one micro-batch can."""
+    work = {"schedule": "dualpipe", "global_batch": 256}
+    b = prepare(toy.run(gpus=16, **MOE, parallelism={"pp": 2, "ep": 8}, training=work))
+    graph, c = build_graph(b), read_constants()
+
+    def calls(row: Sequence[Any], side: str) -> dict[str, float]:
+        (program,) = [program for program, _ in row[0].programs if program.name == "moe layer"]
+        return {o.name: o.calls for o in getattr(program, side) if o.item == "all_to_all"}
+
+    def hidden(shares: dict[str, float]) -> Any:
+        return pytest.approx(shares, rel=1e-12)
+
+    batched, lone = c.a2a_hidden_batched, c.a2a_hidden
+    there, back = ["dispatch", "combine"], ["dispatch grad", "combine grad"]
+    assert calls(graph.forward[0], "background") == hidden(dict.fromkeys(there, lone))
+    assert calls(graph.paired_forward[0], "background") == hidden(dict.fromkeys(there, batched / 3))
+    assert calls(graph.paired_forward[0], "serial") == hidden(dict.fromkeys(there, 1 - batched))
+    assert calls(graph.paired_backward[0], "background") == hidden(
+        {**dict.fromkeys(there, batched * 2 / 3), **dict.fromkeys(back, batched)}
+    )
+    assert calls(graph.weight_gradient[0], "background") == {}

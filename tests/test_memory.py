@@ -299,3 +299,12 @@ def test_published_peaks(source: str, rows: int, bound: float) -> None:
     errors = [abs(replay(row).metrics["peak_memory_gib"].error) for row in measured]
     assert len(errors) == rows
     assert max(errors) < bound
+
+
+def test_activations_kept_in_8_bits() -> None:
+    """Of a toy layer: residual inputs and queries, keys and values stay in bf16; norm outputs and the FFN's inner rows
+    take a byte, what attention yields one and a half (arXiv 2412.19437 section 3.3.3)."""
+    b, small = (prepare(toy.run(training={"activation_precision": kind})) for kind in ("bf16", "fp8"))
+    layer = layers_of(b.run)[0]
+    norms, attention, inside = 2 * 128, 128, 512 * 2
+    assert stored_bytes(b, layer) - stored_bytes(small, layer) == 64 * (norms + attention * 0.5 + inside)

@@ -20,6 +20,9 @@ from simulator.graph.order import CUTTING, fullest
 from simulator.units import GIB
 
 BF16, FP32 = 2.0, 4.0
+FP8, E5M6 = 1.0, 1.5
+"""Where activations are kept in 8 bits, what the attention kernel yields keeps 12, since its own backward pass reads it
+too (arXiv 2412.19437 section 3.3.3)."""
 WORKSPACE_BYTES = 0.3 * GIB
 """cuBLAS workspaces and small persistent buffers inside the allocator (SimuMax's measured B200 runs)."""
 CONTEXT_BYTES = 1.5 * GIB
@@ -150,33 +153,39 @@ def live_bytes(b: Build, layer: Layer, dropped: frozenset[str] = frozenset()) ->
             return attention + _ffn_bytes(b, float(b.run.model.intermediate_size), dropped)
 
 
+def _kept_bytes(b: Build) -> float:
+    """Bytes per element of what GEMMs read and keep for their weight gradients."""
+    assert b.run.training is not None
+    return FP8 if b.run.training.activation_precision == "fp8" else BF16
+
+
 def _attention_bytes(b: Build, dropped: frozenset[str]) -> float:
-    s, model, layout = b.shapes, b.run.model, b.layout
+    s, model, layout, kept = b.shapes, b.run.model, b.layout, _kept_bytes(b)
+    yielded = BF16 if kept == BF16 else E5M6
     tp, hidden, heads = layout.tp, model.hidden_size, model.num_attention_heads
-    norms = 0.0 if "layernorm" in dropped else 4.0
     if layout.settings.attention == "unfused":
         # arXiv 2205.05198: 11 sbh + 5 a s^2 b for the attention block and its norm
         scores = 0.0 if "core_attn" in dropped else 5.0 * heads * s.context
         outside = 5.0 * hidden / layout.sequence_split
         return s.tokens * (outside + (8.0 * hidden + scores) / tp)
-    outside = (4.0 + norms / 2) * hidden / layout.sequence_split
+    outside = (4.0 + (0.0 if "layernorm" in dropped else kept)) * hidden / layout.sequence_split
     if model.is_mla:
         latents = (model.q_lora_rank or 0) + (model.kv_lora_rank or 0)
         per_head = 0.0 if "mla_up_proj" in dropped else 2.0 * (2 * model.qk_dim + model.v_dim)
-        inside = heads * (per_head + 2.0 * model.v_dim + 4.0)
-        return s.tokens * (outside + inside / tp + 2.0 * latents / layout.sequence_split)
-    inside = 2.0 * (model.q_dim + 2 * model.kv_dim) + 2.0 * model.q_dim + 4.0 * heads
+        inside = heads * (per_head + yielded * model.v_dim + 4.0)
+        return s.tokens * (outside + inside / tp + kept * latents / layout.sequence_split)
+    inside = 2.0 * (model.q_dim + 2 * model.kv_dim) + yielded * model.q_dim + 4.0 * heads
     return s.tokens * (outside + inside / tp)
 
 
 def _ffn_bytes(b: Build, width: float, dropped: frozenset[str]) -> float:
-    s, model, layout = b.shapes, b.run.model, b.layout
+    s, model, layout, kept = b.shapes, b.run.model, b.layout, _kept_bytes(b)
     hidden = model.hidden_size
     if layout.settings.attention == "unfused":  # 19 sbh for the FFN, its norm and two dropout masks
         return s.tokens * (5.0 * hidden / layout.sequence_split + 4.0 * width / layout.tp)
-    norms = 0.0 if "layernorm" in dropped else 2.0
+    norms = 0.0 if "layernorm" in dropped else kept
     gates = 2 if model.gated_ffn else 1
-    inside = 0.0 if "mlp" in dropped else 2.0 * width * (gates + 1) / layout.tp
+    inside = 0.0 if "mlp" in dropped else kept * width * (gates + 1) / layout.tp
     return s.tokens * (norms * hidden / layout.sequence_split + inside)
 
 
@@ -187,11 +196,13 @@ def _moe_bytes(b: Build, dropped: frozenset[str]) -> float:
     gates = 2 if model.expert_gated_ffn else 1
     if "moe" in dropped:  # its input is kept
         return s.rows * 2.0 * hidden
+    kept = _kept_bytes(b)
     columns = gates if "moe_act" in dropped else gates + 1
-    rows = load.rows * (4.0 * hidden + 2.0 * width * columns)
+    weighted = BF16 if kept == BF16 else 0.0  # what experts yield, unless its weights multiply what is recomputed
+    rows = load.rows * ((kept + weighted) * hidden + kept * width * columns)
     router = s.rows * (2.0 * hidden + 4.0 * (model.num_experts or 0))
     shared = model.shared_expert_intermediate_size
-    return rows + router + (s.tokens * 2.0 * shared * (gates + 1) / layout.tp if shared else 0.0)
+    return rows + router + (s.tokens * kept * shared * (gates + 1) / layout.tp if shared else 0.0)
 
 
 def _peer_bytes(b: Build) -> float:

@@ -27,6 +27,8 @@ class Body:
     launches: float = 0.0
     paired: bool = False
     """It runs beside a pass of the other direction (DualPipe)."""
+    beside: Sequence[Operator] = ()
+    """Operators of the forward pass it runs beside, whose exchanges its compute hides too."""
 
 
 def hide(body: Body, rank: Rank) -> Program:
@@ -42,12 +44,17 @@ def hide(body: Body, rank: Rank) -> Program:
         if hidden < 1:
             serial.append(operator._replace(calls=operator.calls * (1 - hidden)) if hidden else operator)
         if hidden:
-            background.append(operator._replace(calls=operator.calls * hidden))
+            own = FORWARD_WINDOW if body.paired and body.phase == "forward" and operator.item == "all_to_all" else 1.0
+            background.append(operator._replace(calls=operator.calls * hidden * own))
         if settings.sequence_parallel and _reduces_input_gradient(operator):
             # Only a shard of the GEMM's input was kept: the backward pass gathers it again beside the input gradient's
             # GEMM (arXiv 2205.05198 section 4.2.2).
             gather = Collective("all_gather", operator.work.bytes, rank.layout.tensor_group)
             background.append(operator._replace(name=f"{operator.name} input", work=gather))
+    for operator in body.beside:
+        if operator.item == "all_to_all":
+            hidden = _hidden(operator, body, rank)
+            background.append(operator._replace(calls=operator.calls * hidden * (1 - FORWARD_WINDOW)))
     for operator in body.sharded:
         if settings.dp_overlap:
             serial.append(operator._replace(calls=c.prefetch_residue))
@@ -57,6 +64,11 @@ def hide(body: Body, rank: Rank) -> Program:
     uncounted = rank.routing.dropless is not False and rank.routing.capacity_factor is None
     waits = body.launches > 0 and uncounted
     return Program(body.name, body.phase, tuple(serial), tuple(background), body.modules, body.launches, waits)
+
+
+FORWARD_WINDOW = 1 / 3
+"""Share of a pair's compute that belongs to its forward pass: a backward pass multiplies twice as much. Both passes
+exchange the same, so what is exchanged forward hides behind both."""
 
 
 def _hidden(operator: Operator, body: Body, rank: Rank) -> float:

@@ -133,7 +133,7 @@ def _programs(
         bodies[Pass.WEIGHT_GRADIENT] = replace(half, operators=weights, sharded=scatters)
     if rank.layout.schedule in PAIRING:
         bodies[Pass.PAIRED_FORWARD] = replace(there, paired=True)
-        bodies[Pass.PAIRED_BACKWARD] = replace(back, paired=True)
+        bodies[Pass.PAIRED_BACKWARD] = replace(back, paired=True, beside=operators)
     return {what: hide(body, rank) for what, body in bodies.items()}
 
 

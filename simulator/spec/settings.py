@@ -63,6 +63,7 @@ def resolve_settings(run: Run) -> Settings:
         dispatcher, cuda_graph, overlap = recipe.moe_dispatcher, recipe.cuda_graph, recipe.a2a_overlap
     cuda_graph = stated(execution.cuda_graph, cuda_graph)
     overlap = overlap or (cuda_graph == "full_iteration" and framework.a2a_overlap_graphed)
+    overlap = overlap or (training is not None and training.schedule == "dualpipe")  # what its pairs are for
     sequence_parallel = stated(split.sequence_parallel, framework.sequence_parallel)
     experts_follow = run.model.is_moe and (split.ep == 1 or framework.etp_follows_tp)
     return Settings(

@@ -58,6 +58,8 @@ class Training(Spec):
         None
     )
     """What `selective` recomputes; the framework's choice where absent."""
+    activation_precision: Literal["bf16", "fp8"] = "bf16"
+    """In what GEMM inputs wait for the backward pass; `fp8` is DeepSeek-V3's (arXiv 2412.19437 section 3.3.3)."""
     sharding: Sharding | None = None
     optimizer: Literal["adam", "adafactor", "sgd"] = "adam"
     offload: Literal["none", "optimizer"] = "none"
