@@ -240,6 +240,8 @@ class Fabric(Record):
     places: list[Place]
     links: list[LinkLoad]
     meetings: list[Meeting]
+    # What sharing adds to the step; None where no events were played.
+    sharing_s: float | None
     faults: list[str]
 
 

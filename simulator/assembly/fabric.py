@@ -44,6 +44,7 @@ def fabric_record(costed: CostedGraph, stages: Sequence[StageTotals], timeline: 
         places=[Place(stage=s, node=p.node, leaf=p.leaf, pod=p.pod) for s in drawn for p in [links.places[s]]],
         links=_loads(links, carried_bytes(links, stages), timeline, drawn),
         meetings=_meetings(timeline.clashes),
+        sharing_s=None if timeline.undisturbed is None else max(0.0, timeline.duration - timeline.undisturbed),
         faults=_faults(hardware),
     )
 

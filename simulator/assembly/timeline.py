@@ -20,7 +20,7 @@ MAX_DRAWN_STAGES = 16
 MAX_SPANS = 240
 """Operators drawn inside one chunk: enough for several layers, which look alike."""
 
-MAX_FLOWS = 4000
+MAX_FLOWS = 1500
 """Transfers kept for the trace: several micro-batches of every stage."""
 
 _STREAMS = {

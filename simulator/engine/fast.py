@@ -49,9 +49,11 @@ class StepTimeline:
     certificate: str
     engine: str = FAST
     links: tuple[LinkUse, ...] = ()
-    """Where events were played; so are the next two."""
+    """Where events were played; so are the next three."""
     clashes: tuple[Clash, ...] = ()
     carried: Sequence[Carried] = ()
+    undisturbed: float | None = None
+    """Seconds of the step if no transfer held up another."""
 
     @property
     def exact(self) -> bool:

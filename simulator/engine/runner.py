@@ -89,6 +89,7 @@ def _with_sharing(expansion: Expansion, fast: StepTimeline, slowdown: float) -> 
         links=link_uses(links, played, end),
         clashes=clashes(links, played),
         carried=played.carried,
+        undisturbed=fast.duration,
     )
 
 

@@ -15,13 +15,16 @@ from simulator.report.energy_chart import (
     per_token_line,
     rates_table,
 )
+from simulator.report.fabric_chart import fabric_chart, fabric_finding
 from simulator.report.figures import figures, precision_finding
 from simulator.report.findings import breakdown_finding
 from simulator.report.kinds import batch_unit, chip, work_unit
 from simulator.report.levers_chart import levers_chart, levers_finding, refused
+from simulator.report.links_chart import links_over_time, meetings_finding, meetings_tables
 from simulator.report.memory_chart import infeasible_chart, memory_chart, memory_finding, memory_table
 from simulator.report.rendering import file_name, render
 from simulator.report.roofline_chart import roofline_chart, roofline_finding, roofline_table
+from simulator.report.serving_section import serving_section
 from simulator.report.sources_tables import (
     assumption_sources,
     assumptions_table,
@@ -57,7 +60,19 @@ def render_run(result: Result) -> str:
     }
     if result.infeasible is not None:
         return render("infeasible.html.jinja", **common, **_infeasible(result, result.infeasible))
-    sections = (_headline, _time, _timeline, _memory, _roofline, _traffic, _energy, _levers, _sources, _record)
+    sections = (
+        _headline,
+        serving_section,
+        _time,
+        _timeline,
+        _memory,
+        _roofline,
+        _traffic,
+        _energy,
+        _levers,
+        _sources,
+        _record,
+    )
     values: dict[str, Any] = {}
     for section in sections:
         values |= section(result)
@@ -127,7 +142,15 @@ def _roofline(result: Result) -> dict[str, Any]:
 
 def _traffic(result: Result) -> dict[str, Any]:
     traffic = result.traffic
+    fabric = traffic.fabric if traffic else None
     return {
+        "fabric": fabric,
+        "fabric_wide": fabric_chart(fabric, wide=True) if fabric else "",
+        "fabric_narrow": fabric_chart(fabric, wide=False) if fabric else "",
+        "fabric_finding": fabric_finding(fabric) if fabric else "",
+        "links_over_time": links_over_time(result, fabric) if fabric else None,
+        "meetings": meetings_tables(result, fabric) if fabric else [],
+        "meetings_finding": meetings_finding(result, fabric) if fabric else "",
         "traffic_finding": traffic_finding(result),
         "matrices": matrices(result, traffic) if traffic else [],
         "links": links_chart(traffic.links) if traffic else None,

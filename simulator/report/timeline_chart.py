@@ -86,7 +86,7 @@ def _drawing(result: Result, timeline: Timeline, chosen: Selection, *, columns: 
         name = f"Stage {stage}" if wide else f"S{stage}"
         parts.append(svg.text(left - 8 if wide else 0, top + 18, name, anchor="end" if wide else "start"))
         parts.append(_row(timeline, chosen, stage, columns, left, width, top))
-    parts += _axis(timeline, left, width, bottom, wide=wide)
+    parts += time_axis(timeline.duration_s, left, width, bottom, wide=wide)
     frame = f'<rect x="{svg.number(left)}" y="{svg.number(_TOP - 2)}" width="8" height="{svg.number(bottom - _TOP)}"'
     parts.append(f'<g class="brush">{frame} fill="none" stroke="var(--ink)" stroke-width="2"/></g>')
     drawing = svg.image(
@@ -120,12 +120,12 @@ def _row(timeline: Timeline, chosen: Selection, stage: int, count: int, left: fl
             continue
         heights = [min(_ROW, _ROW * sum(cell.get(c, 0.0) for c in _LAYERS[:depth])) for cell in cells]
         areas.append(
-            f'<path d="{_steps(heights, left, step, base)}" fill="var(--{color})" shape-rendering="crispEdges"/>'
+            f'<path d="{steps_path(heights, left, step, base)}" fill="var(--{color})" shape-rendering="crispEdges"/>'
         )
     return ground + "".join(areas)
 
 
-def _steps(heights: list[float], left: float, step: float, base: float) -> str:
+def steps_path(heights: list[float], left: float, step: float, base: float) -> str:
     """A stepped outline above `base`; equal neighbours are one step."""
     path, level, x = [f"M{svg.number(left)} {svg.number(base)}"], 0.0, left
     for i, height in enumerate(heights):
@@ -139,16 +139,16 @@ def _steps(heights: list[float], left: float, step: float, base: float) -> str:
     return "".join(path) + f"H{svg.number(left + len(heights) * step)}V{svg.number(base)}z"
 
 
-def _axis(timeline: Timeline, left: float, width: float, bottom: float, *, wide: bool) -> list[str]:
+def time_axis(seconds: float, left: float, width: float, bottom: float, *, wide: bool) -> list[str]:
     """Round times below the rows; those that would touch the end of the step are left out."""
-    scale = numbers.seconds([timeline.duration_s])
-    axis = Axis.covering([timeline.duration_s], scale, intervals=6 if wide else 3)
-    end = scale.text(timeline.duration_s)
+    scale = numbers.seconds([seconds])
+    axis = Axis.covering([seconds], scale, intervals=6 if wide else 3)
+    end = scale.text(seconds)
     room = (len(end) + 5) * svg.CHARACTER
     parts = []
     for i in range(axis.intervals + 1):
         value = axis.high * i / axis.intervals
-        x = left + (width - left) * value / timeline.duration_s
+        x = left + (width - left) * value / seconds
         if x <= width - room:
             anchor = "start" if i == 0 else "middle"
             parts.append(svg.line(x, bottom, x, bottom + 5, stroke="muted"))
