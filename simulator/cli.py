@@ -15,6 +15,7 @@ import typer
 from simulator import __version__
 from simulator.cli_calibration import calibrate, verify
 from simulator.cli_catalog import devices, models, networks, schema
+from simulator.cli_claims import claims
 from simulator.cli_growth import grow
 from simulator.cli_output import echo, progress_bar, refuse_file, shipped, write_folder, write_text
 from simulator.cli_plan import plan, what_if
@@ -225,6 +226,7 @@ app.command()(verify)
 app.command()(plan)
 app.command("what-if")(what_if)
 app.command()(grow)
+app.command()(claims)
 app.command()(models)
 app.command()(devices)
 app.command()(networks)

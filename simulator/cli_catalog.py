@@ -181,6 +181,7 @@ class FileKind(StrEnum):
     sweep = "sweep"
     plan = "plan"
     growth = "growth"
+    claims = "claims"
     model = "model"
     device = "device"
     network = "network"
@@ -215,6 +216,10 @@ def _schema(kind: FileKind) -> dict[str, Any]:
             from simulator.spec.growth import Growth
 
             return Growth.model_json_schema()
+        case FileKind.claims:
+            from simulator.spec.claims import Claims
+
+            return Claims.model_json_schema()
         case FileKind.model:
             from simulator.spec.model import ModelSpec
 

@@ -40,10 +40,11 @@ MAY_IMPORT = {
     "sweeps": PROGRAM | {"predictions"},
     "answer": WORDS,
     "fleet": WORDS,
-    "planning": PROGRAM | {"answer", "fleet", "serving", "sweeps"},
+    "verdicts": WORDS,
+    "planning": PROGRAM | {"answer", "fleet", "serving", "sweeps", "verdicts"},
     "validation": PROGRAM | {"predictions"},
     "calibration": WORDS | {"spec"},
-    "report": WORDS | {"answer", "fleet"},
+    "report": WORDS | {"answer", "fleet", "verdicts"},
     "cli": PROGRAM
     | {
         "answer",
@@ -56,6 +57,7 @@ MAY_IMPORT = {
         "predictions",
         "sweeps",
         "validation",
+        "verdicts",
         "calibration",
         "report",
     },

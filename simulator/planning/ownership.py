@@ -64,7 +64,7 @@ class Terms:
         rest, i = self.price * self.residual, self.monthly_interest
         if i == 0:
             return (self.price - rest) / self.months
-        left = (1 + i) ** -self.months
+        left: float = (1 + i) ** -self.months
         return (self.price - rest * left) * i / (1 - left)
 
     @property

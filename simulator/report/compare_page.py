@@ -21,6 +21,7 @@ from simulator.report.compare_tables import (
     time_chart,
     time_table,
 )
+from simulator.report.energy_factors import energy_factors, factors_chart, factors_finding, factors_table
 from simulator.report.metrics import METRICS
 from simulator.report.rendering import render
 from simulator.report.verdict import refusal
@@ -40,6 +41,8 @@ def render_compare(results: Sequence[Result]) -> str:
     timed = [run for run in possible if run.result.breakdown]
     changes = changes_chart(timed[0], timed[1]) if len(timed) == 2 else None
     settings = settings_table(runs)
+    factors = energy_factors(possible[0].result, possible[1].result) if len(possible) == 2 else []
+    two = (possible[0].name, possible[1].name) if factors else ("", "")
     return render(
         "compare.html.jinja",
         title=f"{numbers.listing(run.name for run in runs)}" if len(runs) <= 2 else f"{len(runs)} runs compared",
@@ -60,6 +63,9 @@ def render_compare(results: Sequence[Result]) -> str:
         memory=memory_chart(possible),
         memory_table=memory_table(possible),
         memory_finding=_memory_finding(possible),
+        factors=factors_chart(factors) if factors else None,
+        factors_table=factors_table(factors, two) if factors else None,
+        factors_finding=factors_finding(factors, two) if factors else "",
         settings=settings,
         settings_finding=_settings_finding(len(settings.rows), len(runs)),
         sources=sources_table(runs),

@@ -125,7 +125,7 @@ def _months(answer: FleetAnswer) -> Table:
     for month in answer.months:
         low, high = (count * answer.capacity.gpus for count in month.replicas_range)
         row: list[str | Cell] = [
-            month.month,
+            month.month.replace("-", "\u2011"),  # kept on one line
             numbers.significant(month.busiest),
             Cell(f"{month.gpus:,}", note=f"{low:,}{numbers.NBSP}{numbers.DASH}{numbers.NBSP}{high:,}"),
             numbers.round_share(month.use),
