@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from simulator.result import (
@@ -13,8 +14,10 @@ from simulator.result import (
     Energy,
     Exposure,
     Infeasible,
+    Latency,
     Lever,
     Link,
+    LoadSample,
     Matrix,
     Memory,
     Number,
@@ -22,6 +25,8 @@ from simulator.result import (
     Precedent,
     Price,
     Provenance,
+    Requests,
+    RequestSpan,
     Result,
     Span,
     StageMemory,
@@ -527,6 +532,62 @@ def infeasible() -> Result:
             suggestion="parallelism.pp: 8",
         ),
     )
+
+
+def latency(median: float, spread: float = 1.0) -> Latency:
+    """Invented percentiles around a median: the slowest take a few times as long."""
+    shares = [i / 40 for i in range(1, 40)] + [0.98, 0.99, 0.995, 0.999]
+    quantiles = [(share, median * math.exp(spread * (math.log(share / (1 - share))) / 4)) for share in shares]
+    p50, p90, p99 = (near(dict(quantiles)[share]) for share in (0.5, 0.9, 0.99))
+    return Latency(mean=near(1.1 * median), p50=p50, p90=p90, p99=p99, quantiles=quantiles)
+
+
+def requests(count: int = 50) -> Requests:
+    """Invented requests that arrive every tenth of a second, with objectives that most of them keep."""
+    spans = [
+        RequestSpan(
+            arrival_s=i / 10,
+            start_s=i / 10 + 0.01 * (i % 4),
+            first_token_s=i / 10 + 0.2,
+            end_s=i / 10 + 2 + 0.1 * (i % 7),
+            prompt_tokens=1000 + i,
+            output_tokens=100 + i,
+        )
+        for i in range(count)
+    ]
+    load = [LoadSample(at_s=i / 10, running=i % 9, waiting=i % 3, cache_share=(i % 9) / 20) for i in range(80)]
+    return Requests(
+        served=count,
+        duration_s=8.0,
+        instances=1,
+        requests_per_s=near(6.2),
+        sustainable_requests_per_s=near(9.9),
+        goodput_requests_per_s=near(5.8),
+        ttft_s=latency(0.2),
+        tpot_s=latency(0.02, 0.2),
+        itl_s=latency(0.018),
+        e2e_s=latency(2.3, 0.3),
+        queue_s=latency(0.01, 2.0),
+        ttft_slo_s=1.0,
+        tpot_slo_s=0.025,
+        good_share=0.94,
+        preemptions=3,
+        busy_share=0.62,
+        prompt_tokens=51_000,
+        cached_tokens=9_000,
+        output_tokens=6_000,
+        usd_per_million_tokens=near(0.8),
+        usd_per_million_prompt_tokens=near(0.2),
+        usd_per_million_answer_tokens=near(4.1),
+        joules_per_token=near(0.4),
+        load=load,
+        requests=spans,
+    )
+
+
+def serving() -> Result:
+    """Requests that arrive: the same phases, and what the requests see."""
+    return inference().model_copy(update={"kind": "serving", "serving": requests()})
 
 
 def inference() -> Result:

@@ -47,6 +47,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "all_datasheet": lambda: render_run(samples.all_datasheet()),
     "hostile": lambda: render_run(samples.hostile()),
     "inference": lambda: render_run(samples.inference()),
+    "serving": lambda: render_run(samples.serving()),
     "infeasible": lambda: render_run(samples.infeasible()),
     "compare": lambda: render_compare([samples.training(), samples.hostile(), samples.infeasible()]),
     "sweep": lambda: render_sweep(sweep(60), title="A sweep"),

@@ -103,8 +103,6 @@ class Instance:
                 return
             self.held += taken
             self.unwritten += request.growth * (request.output - request.produced)
-            if request.start < 0:
-                request.start = self.env.now
             self._begin(self.waiting.popleft())
 
     def _promise(self, request: Request) -> tuple[float, float]:
@@ -142,6 +140,9 @@ class Instance:
     def _mixed_step(self, pieces: list[tuple[Request, int]]) -> Generator[Any, Any, None]:
         ranks = self.budget.data_ranks
         decodes = len(self.decoding) if self.engine.mixes_phases else 0
+        for request, _ in pieces:
+            if request.start < 0:
+                request.start = self.env.now
         shares = [(taken / ranks, float(request.done)) for request, taken in pieces]  # attention ranks share evenly
         yield self._spend(self.cost.seconds(decodes / ranks, self.keys / ranks if decodes else 0.0, shares), decodes)
         self._advance(1 if decodes else 0)

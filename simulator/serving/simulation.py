@@ -26,6 +26,8 @@ DRAWN_REQUESTS = 80
 """Whose times are kept, from the first on."""
 MOST_SAMPLES = 400
 """Of the load over time; beyond, every other one is dropped and half as many are taken."""
+FIRST_INTERVAL = 0.01
+"""Seconds between the first of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class _Simulation:
         engine = cost.run.defaults
         self.overhead, self.late = engine.request_us * US, engine.first_token_steps * cost.tokens_per_step
         self.outcome = Outcome()
-        self.sent, self.stride, self.skipped = 0, 1, 0
+        self.sent, self.open, self.all_sent = 0, 0, False
         self.readers: Sequence[Instance] = ()
         self.instances: Sequence[Instance]
         if handover is None:
@@ -138,8 +140,8 @@ class _Simulation:
             self.env.process(self._arrive(arrivals or iter(())))
         else:
             for _ in range(min(self.loop.in_flight, self.loop.requests)):
-                self.sent += 1
-                self._send(0.0, self.sent)
+                self._send(0.0)
+        self.env.process(self._watch())
         self.env.run()
         outcome = self.outcome
         for instance in self.instances:
@@ -154,15 +156,24 @@ class _Simulation:
         for request in arrivals:
             if request.arrival > self.env.now:
                 yield self.env.timeout(request.arrival - self.env.now)
-            self.route().submit(request)
+            self._submit(request)
+        self.all_sent = True
 
-    def _send(self, now: float, number: int) -> None:
+    def _send(self, now: float) -> None:
+        """Send the next request of a loop."""
         assert self.loop is not None
-        self.route().submit(request_of(number, now, next(self.loop.sizes), self.loop.hit))
+        self.sent += 1
+        self.all_sent = self.sent == self.loop.requests
+        self._submit(request_of(self.sent, now, next(self.loop.sizes), self.loop.hit))
 
-    def _resend(self, number: int) -> Generator[Any, Any, None]:
+    def _submit(self, request: Request) -> None:
+        self.open += 1
+        self.route().submit(request)
+
+    def _resend(self) -> Generator[Any, Any, None]:
         yield self.env.timeout(self.overhead)
-        self._send(self.env.now, number)
+        if not self.all_sent:
+            self._send(self.env.now)
 
     def _finished(self, request: Request, now: float) -> None:
         outcome, asked = self.outcome, self.asked
@@ -185,21 +196,20 @@ class _Simulation:
         if len(outcome.lives) < DRAWN_REQUESTS:
             times = request.arrival, request.start, request.first_token, now
             outcome.lives.append(Life(*times, request.prompt, request.output))
-        self._sample(now)
-        if self.loop is not None and self.sent < self.loop.requests:
-            self.sent += 1
-            self.env.process(self._resend(self.sent))
+        self.open -= 1
+        if self.loop is not None and not self.all_sent:
+            self.env.process(self._resend())
 
-    def _sample(self, now: float) -> None:
-        self.skipped += 1
-        if self.skipped < self.stride:
-            return
-        self.skipped, samples = 0, self.outcome.samples
+    def _watch(self) -> Generator[Any, Any, None]:
+        """Write the load down at even intervals, ever longer ones as time goes on."""
+        samples, interval = self.outcome.samples, FIRST_INTERVAL
         everyone = (*self.readers, *self.instances)
-        running = sum(i.active for i in everyone)
-        waiting = sum(len(i.waiting) for i in everyone)
-        held = sum(i.held for i in self.instances) / (self.budget.kv_tokens * len(self.instances))
-        samples.append(Sample(now, running, waiting, held))
-        if len(samples) > MOST_SAMPLES:
-            del samples[::2]
-            self.stride *= 2
+        room = sum(instance.budget.kv_tokens for instance in self.instances)
+        while self.open or not self.all_sent:
+            held = sum(instance.held for instance in self.instances) / room
+            running, waiting = sum(i.active for i in everyone), sum(len(i.waiting) for i in everyone)
+            samples.append(Sample(self.env.now, running, waiting, held))
+            if len(samples) > MOST_SAMPLES:
+                del samples[::2]
+                interval *= 2
+            yield self.env.timeout(interval)
