@@ -10,6 +10,7 @@ from simulator.assembly.totals import StageTotals
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.goodput import checkpoint_interval, goodput, mean_time_between_failures
 from simulator.cost.measured import timed_by
+from simulator.cost.spares import availability
 from simulator.graph.builder import Build
 from simulator.graph.operator import Attention, Collective, Gemm, WeightGrad
 from simulator.result import Assumption, BasisRow
@@ -61,7 +62,7 @@ def assumptions(b: Build) -> list[Assumption]:
     rows.append(
         Assumption(
             name="Failures and restarts",
-            value=_failures(run),
+            value=_failures(b),
             path="reliability",
             stated_by="run file" if run.reliability else "default",
             influence="days and cost grow by the time lost",
@@ -86,15 +87,18 @@ def _evenness(run: Run) -> Assumption:
     )
 
 
-def _failures(run: Run) -> str:
+def _failures(b: Build) -> str:
     """How often what goes wrong, and what is left."""
+    run = b.run
     if run.reliability is None:
         return "none"
     gpus = run.hardware.gpus
     between = mean_time_between_failures(run.reliability, gpus) / HOUR
     saved = checkpoint_interval(run.reliability, gpus) / 60
-    share = goodput(run.reliability, gpus)
-    return f"one in {between:.3g} h, a checkpoint every {saved:.3g} min, {share:.1%} of the time moves forward"
+    there = availability(run.reliability, run.hardware, b.layout.dp)
+    share = goodput(run.reliability, gpus) * there
+    spares = f"{run.reliability.spare_nodes} spare nodes keep {there:.1%} of the speed, " if there < 1 else ""
+    return f"one in {between:.3g} h, a checkpoint every {saved:.3g} min, {spares}{share:.1%} of the time moves forward"
 
 
 def _expert_load(b: Build) -> str:

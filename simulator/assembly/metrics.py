@@ -15,6 +15,7 @@ from simulator.cost.goodput import goodput
 from simulator.cost.machine import Machine
 from simulator.cost.memory import StageBytes
 from simulator.cost.price import carbon_grams_per_joule, rent_usd
+from simulator.cost.spares import availability, paid_gpus
 from simulator.graph.builder import Build
 from simulator.result import Basis, Number
 from simulator.spec import parameters as counts
@@ -80,7 +81,7 @@ def step_figures(step: Step) -> StepFigures:
     model_error = _model_error(run)
     sums, tokens = mean_sums(costed.graph), work.global_batch * work.seq_len
     load = _load(run, seconds, sums, work.precision)
-    forward = goodput(run.reliability, run.hardware.gpus) if run.reliability else 1.0
+    forward = _forward(step)
     steps = work.tokens / tokens / forward if work.tokens else None
     return StepFigures(
         seconds=seconds,
@@ -91,7 +92,7 @@ def step_figures(step: Step) -> StepFigures:
         joules=step_joules(machine, load, run.economics.pue),
         goodput=forward,
         steps=steps,
-        rent=rent_usd(run.hardware.gpus, seconds * steps, run.economics) if steps else None,
+        rent=rent_usd(paid_gpus(run.reliability, run.hardware), seconds * steps, run.economics) if steps else None,
         evidence=Evidence(
             errors,
             model_error,
@@ -99,6 +100,12 @@ def step_figures(step: Step) -> StepFigures:
             u.basis_of(machine, work.precision, exposed),
         ),
     )
+
+
+def _forward(step: Step) -> float:
+    """Share of a long training's time that moves it forward."""
+    stated, hardware = step.build.run.reliability, step.build.run.hardware
+    return goodput(stated, hardware.gpus) * availability(stated, hardware, step.build.layout.dp) if stated else 1.0
 
 
 def training_metrics(step: Step, figures: StepFigures) -> dict[str, Number | None]:

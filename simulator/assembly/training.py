@@ -13,6 +13,7 @@ from simulator.assembly.timeline import training_timeline
 from simulator.assembly.totals import stage_totals
 from simulator.assembly.traffic import traffic_record
 from simulator.cost.price import electricity_usd
+from simulator.cost.spares import paid_gpus
 from simulator.result import Energy, Number, Price, Result
 from simulator.spec import parameters as counts
 from simulator.spec.run import Run
@@ -68,7 +69,7 @@ def _bill(run: Run, figures: StepFigures) -> list[Price]:
     joules = figures.joules.total * (figures.steps or 1)
     if rent is not None and run.economics.gpu_hour is not None:
         per_hour = run.economics.gpu_hour * 3600
-        amount = f"{run.hardware.gpus:,} GPUs at ${per_hour:.2f} per GPU-hour"
+        amount = f"{paid_gpus(run.reliability, run.hardware):,} GPUs at ${per_hour:.2f} per GPU-hour"
         rows.append(Price(item="Rent", amount=amount, usd=timed(rent)))
     power = electricity_usd(joules, run.economics)
     if power is not None:

@@ -129,13 +129,20 @@ class Inference(Spec):
 class Routing(Spec):
     """How tokens spread over experts."""
 
+    redundant_experts: Annotated[int, Field(ge=0, lt=2**20)] = 0
+    """Copies of popular experts beyond one of each, over all expert ranks, in inference and serving (EPLB)."""
     balance: Literal["uniform", "zipf", "power_law", "counts"] = "uniform"
     """Expert popularity in training: even, e^-skew by rank, drawn from a density x^-skew, or measured `counts`."""
     skew: Annotated[float, Field(ge=0.0, le=3.0)] | None = None
     """Exponent of expert popularity; 0 is even. Absent in serving: that of ordinary text (Zipf)."""
     counts: str | None = None
     """A CSV of measured rows: columns expert,count or layer,expert,count."""
-    placement: Literal["as_numbered", "balanced"] = "as_numbered"
+    correlation: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Rank correlation of popularity between the experts of one number in two layers. A rank that is full in one layer
+    is then full in others, which memory feels."""
+    placement: Literal["as_numbered", "balanced"] = Field(
+        default_factory=lambda data: "balanced" if data.get("redundant_experts") else "as_numbered"
+    )
     """Which rank holds which expert; `balanced` deals them by popularity, as load balancers do."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     imbalance: Annotated[float, Field(ge=1.0, le=1e6)] = 1.0
@@ -152,6 +159,12 @@ class Routing(Spec):
             raise ValueError("balance counts and a file of counts go together")
         if self.balance != "uniform" and "imbalance" in self.model_fields_set:
             raise ValueError(f"imbalance is stated, and balance {self.balance} implies another: drop one of them")
+        if self.correlation and self.balance not in ("zipf", "power_law"):
+            raise ValueError(f"correlation is of popularities that are drawn (zipf, power_law), not of {self.balance}")
+        if self.redundant_experts and self.placement == "as_numbered":
+            raise ValueError("redundant_experts are placed by popularity: drop placement as_numbered")
+        if self.redundant_experts and "imbalance" in self.model_fields_set:
+            raise ValueError("imbalance is stated, and redundant_experts imply another: drop one of them")
         return self
 
 
@@ -186,6 +199,18 @@ class Reliability(Spec):
     """From a failure to the first repeated step."""
     checkpoint_interval: Time | None = None
     """Work between checkpoints; absent: what loses the least time (Young, Daly)."""
+    repair_time: Time | None = None
+    """How long a failed GPU's node is away. Absent: another takes its place within the restart."""
+    spare_nodes: Annotated[int, Field(ge=0, le=2**20)] = 0
+    """Nodes kept ready, and paid for, to take the place of those away for repair."""
+    elastic: bool = False
+    """Where no spare is left the job goes on with fewer data-parallel replicas; otherwise it waits."""
+
+    @model_validator(mode="after")
+    def _spares_stand_in_for_repairs(self) -> Reliability:
+        if self.repair_time is None and (self.spare_nodes or self.elastic):
+            raise ValueError("spare_nodes and elastic need repair_time: how long a failed node is away, such as 24 h")
+        return self
 
     @model_validator(mode="after")
     def _above_zero(self) -> Reliability:
