@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import pandas
 
 End = Literal["value", "pessimistic", "optimistic"]
-HIGHER_IS_BETTER = frozenset({"tokens_per_s", "output_tokens_per_s", "headroom_gib"})
+HIGHER_IS_BETTER = frozenset({"tokens_per_s", "output_tokens_per_s", "headroom_gib", "goodput_requests_per_s"})
+LATE = ("goodput_requests_per_s", "ttft_p99_s", "tpot_p99_s")
+"""Figures that only a simulation of arriving requests yields, so that only the options it was asked of have them."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,61 @@ class PairErrors:
 
 
 @dataclass(frozen=True)
+class Check:
+    """An option simulated again in full: a training step by the event engine where the fast one can't vouch for itself,
+    a service request by request. `longer` is by how much of its time the option takes longer than first found."""
+
+    number: int
+    how: Literal["certified", "events", "requests", "refused"]
+    longer: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a search of a part of the space proved: of `combinations`, `left` were not looked at, and none of those has
+    a first objective better than `bound`; None where no bound is known, infinite where none can keep the limits."""
+
+    combinations: int
+    left: int
+    bound: float | None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The first choice with one number changed. `moved`: another machine; else at most another split or setting."""
+
+    option: Option
+    same: bool
+    moved: bool
+    figure: float
+    """Its first objective."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What the answer does when a number of the hardware, or how wrong a kind of operator may be, is otherwise.
+
+    `lower` and `higher` are for the number less and plus the share `change` of it (for a kind of operator, its time);
+    None where nothing keeps the limits any more.
+    """
+
+    label: str
+    kind: Literal["hardware", "price", "model"]
+    change: float
+    lower: Shift | None
+    higher: Shift | None
+
+    @property
+    def matters(self) -> Literal["machine", "settings", "nothing"]:
+        """What another value changes about the first choice."""
+        shifts = (self.lower, self.higher)
+        if any(shift is None or shift.moved for shift in shifts):
+            return "machine"
+        return "nothing" if all(shift is not None and shift.same for shift in shifts) else "settings"
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a plan found. `ranked`, `front` and `tied` hold index labels of `table`, best first.
 
@@ -138,6 +195,13 @@ class Answer:
     version: str
     """Of the program."""
     notes: tuple[str, ...] = field(default=())
+    checks: tuple[Check, ...] = ()
+    """Options simulated again in full, in the order in which they came first."""
+    settled: bool = True
+    """Whether the first option is one of those, or needed none."""
+    proof: Proof | None = None
+    """None where every point was timed."""
+    sensitivity: tuple[Sensitivity, ...] = ()
 
 
 @dataclass(frozen=True)

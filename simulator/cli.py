@@ -18,7 +18,7 @@ from simulator.cli_catalog import devices, models, networks, schema
 from simulator.cli_claims import claims
 from simulator.cli_growth import grow
 from simulator.cli_output import echo, progress_bar, refuse_file, shipped, write_folder, write_text
-from simulator.cli_plan import plan, what_if
+from simulator.cli_plan import Scheduler, plan, what_if
 from simulator.errors import InfeasibleError, SimulatorError, SpecError
 
 app = typer.Typer(
@@ -115,6 +115,8 @@ def sweep(
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write sweep.csv and report.html there.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
+    scheduler: Scheduler = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep that was begun in --out.")] = False,
 ) -> None:
     """Simulate every point of a grid and rank them. A point that can't be is a row with its reason.
 
@@ -124,13 +126,20 @@ def sweep(
 
     moesim sweep my-sweep.yaml --out reports/my-sweep
     — also the table as CSV and a page with the Pareto front
+
+    moesim sweep my-sweep.yaml --out reports/my-sweep --scheduler tcp://head:8786
+    — on a Dask cluster; --resume goes on after an interruption
     """
     refuse_file(out)
-    from simulator.sweeps import evaluate, read_sweep
+    from simulator.shards.store import open_store
+    from simulator.sweeps import Workers, evaluate, read_sweep
 
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs --out, where the sweep was begun")
     plan = read_sweep(shipped(file, "sweeps"), set_ or ())
+    store = None if out is None else open_store(out, {"plan": plan.model_dump(mode="json")}, resume=resume)
     with progress_bar("points") as advance:
-        frame = evaluate(plan, workers=workers, progress=advance)
+        frame = evaluate(plan, workers=Workers(workers, scheduler), store=store, progress=advance)
     if out is not None:
         from simulator.report.sweep_page import render_sweep
 

@@ -12,11 +12,14 @@ from simulator.errors import InfeasibleError
 
 if TYPE_CHECKING:
     from simulator.answer import Answer, WhatIf
-    from simulator.planning.space import Space
 
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change one field, by its dotted path. May be given many times."),
+]
+
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="tcp://HOST:PORT", help="Use the cluster of this Dask scheduler instead.")
 ]
 
 
@@ -24,11 +27,12 @@ def plan(
     file: Annotated[str, typer.Argument(metavar="PLAN", help="A plan file, or the name of a shipped plan.")],
     set_: Set = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write report.html, best.yaml and points.csv there.")
+        Path | None, typer.Option(metavar="DIR", help="Write report.html, best.yaml and points/*.parquet there.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes to use.")] = 1,
+    scheduler: Scheduler = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that was begun in --out.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Search more than a million points.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Time every point, however many there are.")] = False,
 ) -> None:
     """Find the best machine, split and settings within limits: time, money, memory, power, carbon.
 
@@ -42,9 +46,16 @@ def plan(
 
     moesim plan my-plan.yaml --out reports/my-plan --resume
     — go on after an interruption
+
+    moesim plan my-plan.yaml --out reports/my-plan --scheduler tcp://head:8786
+    — on a Dask cluster
+
+    moesim plan my-plan.yaml --set search.points=50000
+    — time a part of a space that is too large, and say what is proved of the rest
     """
     refuse_file(out)
     from simulator.planning.plan import solve
+    from simulator.shards.work import Workers
     from simulator.spec.plan import read_plan
 
     if resume and out is None:
@@ -52,22 +63,21 @@ def plan(
     question = read_plan(shipped(file, "plans"), set_ or ())
     with progress_bar("points") as advance:
         answer = solve(
-            question, out=out, workers=workers, resume=resume, force=force, announce=_announce, progress=advance
+            question,
+            out=out,
+            workers=Workers(workers, scheduler),
+            resume=resume,
+            force=force,
+            announce=lambda size: echo(size, err=True),
+            progress=advance,
         )
     if out is not None:
         _write(answer, out)
     _print(answer)
     if out is not None:
-        echo(f"Wrote {out / 'report.html'}{', best.yaml' if answer.best else ''} and points.csv.")
+        echo(f"Wrote {out / 'report.html'}{', best.yaml' if answer.best else ''} and points/*.parquet.")
     if answer.best is None:
         raise InfeasibleError("no point keeps all limits")
-
-
-def _announce(space: Space) -> None:
-    """The size, before anything is timed."""
-    ruled = f", {len(space.ruled_out):,} of them ruled out by bounds" if len(space.ruled_out) else ""
-    total = len(space.points) + len(space.ruled_out)
-    echo(f"{total:,} legal points in {space.combinations:,} combinations{ruled}.", err=True)
 
 
 def _write(answer: Answer, out: Path) -> None:
@@ -78,13 +88,12 @@ def _write(answer: Answer, out: Path) -> None:
     html = render_plan(answer, best)
     with write_folder(out) as folder:
         (folder / "report.html").write_text(html, encoding="utf-8")
-        known = answer.table.dropna(axis="columns", how="all")
-        known.to_csv(folder / "points.csv", index_label="point", float_format="%.7g")
         if best:
             (folder / "best.yaml").write_text(best, encoding="utf-8")
 
 
 def _print(answer: Answer) -> None:
+    from simulator.report import plan_grounds as grounds
     from simulator.report import plan_words as words
 
     echo(words.verdict(answer))
@@ -93,6 +102,9 @@ def _print(answer: Answer) -> None:
         return
     echo(words.interval(answer))
     echo(f"{words.ties(answer)} {words.relaxing(answer)}")
+    for sentence in (grounds.checked(answer), grounds.proved(answer), grounds.sensitive(answer)):
+        if sentence:
+            echo(sentence)
     if answer.surest and answer.surest.number != answer.best.number:
         echo(f"The surest option: {words.machine(answer.surest)}, {words.surest(answer)}")
     if len(answer.firsts) > 1:

@@ -7,11 +7,11 @@ out. Points that cannot be are rows with their reason: those that do not fit are
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from math import nan, prod
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -23,6 +23,8 @@ from simulator.assembly.items import style
 from simulator.assembly.metrics import batch_figures, inference_metrics, step_figures, training_metrics
 from simulator.errors import InfeasibleError, SimulatorError, SpecError
 from simulator.result import Color, Number
+from simulator.shards.store import SHARD_POINTS, Memory, Store
+from simulator.shards.work import Job, Progress, Workers, finish
 from simulator.simulation import inference_batch, training_steps
 from simulator.spec.grid import Grid
 from simulator.spec.run import Run
@@ -31,10 +33,8 @@ from simulator.spec.sweep import Sweep, base_document, read_sweep
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Sweep", "evaluate", "read_sweep"]
+__all__ = ["Sweep", "Workers", "evaluate", "read_sweep"]
 
-WINDOW = 512
-"""Points evaluated together: enough that numpy's overhead is spread thin, few enough to be held at once."""
 METRICS = (
     "step_time_s", "ttft_s", "tpot_s", "tokens_per_s", "output_tokens_per_s", "tokens_per_s_per_gpu", "mfu",
     "peak_memory_gib", "max_concurrency", "days", "cost_usd", "usd_per_million_output_tokens", "energy_total_j",
@@ -58,38 +58,44 @@ class Outcome:
     seconds: Mapping[str, float]
 
 
-def evaluate(sweep: Sweep, *, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> pandas.DataFrame:
+def evaluate(
+    sweep: Sweep,
+    *,
+    workers: int | Workers = 1,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> pandas.DataFrame:
     """One row a point: its axes' values, its metrics with `.low` and `.high` where these differ, status and reason.
 
     Metrics are named as in a Result, those that no point has are left out. `status` is "ok" or "infeasible"; a point
-    that doesn't fit still has its peak memory. `progress` is told how many points of how many are done.
+    that doesn't fit still has its peak memory. `workers` are processes of this machine or a Dask cluster. With `store`
+    shards already there are not done again and new ones are left there. `progress` is told how many points of how many
+    are done. Raises SpecError where the store's disk is full or the scheduler can't be reached.
     """
-    text = sweep.model_dump_json()
-    starts = range(0, sweep.size, WINDOW)
-    columns: list[Columns] = []
-    reasons: list[str | None] = []
-    for window, why in _windows(text, starts, workers):
-        columns.append(window)
-        reasons += why
-        if progress is not None:
-            progress(len(reasons), sweep.size)
-    return _frame(sweep, columns, reasons)
+    import pandas
+
+    text, size = sweep.model_dump_json(), sweep.size
+    starts = range(0, size, SHARD_POINTS)
+    ends = [min(start + SHARD_POINTS, size) for start in starts]
+    jobs = {
+        f"points-{number:05d}": Job((text, start, end), end - start)
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+    }
+    keep = Memory() if store is None else store
+    who = Workers(workers) if isinstance(workers, int) else workers
+    finish(evaluate_range, jobs, keep, workers=who, progress=progress)
+    return _known(pandas.concat([keep.read(name) for name in jobs], ignore_index=True))
 
 
-def _windows(text: str, starts: Sequence[int], workers: int) -> Iterator[tuple[Columns, list[str | None]]]:
-    if workers == 1 or len(starts) == 1:
-        yield from (_window(text, start) for start in starts)
-        return
-    from concurrent.futures import ProcessPoolExecutor
+def evaluate_range(job: tuple[str, int, int]) -> pandas.DataFrame:
+    """The table of the points from one number to before another of the sweep in a JSON text."""
+    import pandas
 
-    with ProcessPoolExecutor(min(workers, len(starts))) as pool:
-        yield from pool.map(_window, [text] * len(starts), starts)
-
-
-def _window(text: str, start: int) -> tuple[Columns, list[str | None]]:
-    """The figures of the points from `start` on."""
+    text, start, end = job
     grid = _grid(text)
-    return evaluate_points(grid, _numbers(grid, start))
+    numbers = _numbers(grid, start, end)
+    columns, reasons = evaluate_points(grid, zip(*(axis.tolist() for axis in numbers), strict=True))
+    return pandas.DataFrame({**axis_columns(grid, numbers), **columns, **status_columns(reasons)})
 
 
 def evaluate_points(
@@ -99,18 +105,30 @@ def evaluate_points(
 
     With `kinds` also the seconds of a step (a decode step) by kind of time, in columns such as `seconds.expert`.
     """
+    with _no_collection():
+        return evaluate_runs([grid.run(place) for place in numbers], kinds=kinds)
+
+
+def evaluate_runs(points: Sequence[Run | SpecError], *, kinds: bool = False) -> tuple[Columns, list[str | None]]:
+    """The same of runs of one kind; a SpecError in place of a run is its reason."""
     rows: list[list[float]] = []
     reasons: list[str | None] = []
-    with _no_collection():
-        points = [grid.run(place) for place in numbers]
-        outcomes = iter(_outcomes([point for point in points if isinstance(point, Run)]))
-        for point in points:
-            outcome = next(outcomes) if isinstance(point, Run) else point
-            rows.append(_row(outcome) + (_seconds_by_kind(outcome) if kinds else []))
-            reasons.append(str(outcome) if isinstance(outcome, SimulatorError) else None)
+    found = iter(_outcomes([point for point in points if isinstance(point, Run)]))
+    for point in points:
+        outcome = next(found) if isinstance(point, Run) else point
+        rows.append(_row(outcome) + (_seconds_by_kind(outcome) if kinds else []))
+        reasons.append(str(outcome) if isinstance(outcome, SimulatorError) else None)
+    return dict(zip(_names(kinds), np.array(rows).reshape(len(rows), -1).T, strict=True)), reasons
+
+
+def figures_of(outcome: Outcome) -> dict[str, float]:
+    """One outcome by column: metrics with their ends, and seconds by kind of time."""
+    return dict(zip(_names(True), _row(outcome) + _seconds_by_kind(outcome), strict=True))
+
+
+def _names(kinds: bool) -> list[str]:
     names = [name for key in METRICS for name in (key, f"{key}.low", f"{key}.high")]
-    names += [f"seconds.{kind}" for kind in KINDS] if kinds else []
-    return dict(zip(names, np.array(rows).T, strict=True)), reasons
+    return names + ([f"seconds.{kind}" for kind in KINDS] if kinds else [])
 
 
 def _row(outcome: Outcome | SimulatorError) -> list[float]:
@@ -158,11 +176,9 @@ def _grid(text: str) -> Grid:
     return Grid(sweep, base_document(sweep.run, Path()))
 
 
-def _numbers(grid: Grid, start: int) -> Iterator[tuple[int, ...]]:
-    """The numbers of the axes' values for each point of a window, the last axis changing fastest."""
-    sizes = tuple(len(values) for values in grid.values)
-    places = np.arange(start, min(start + WINDOW, prod(sizes)))
-    return zip(*(axis.tolist() for axis in np.unravel_index(places, sizes)), strict=True)
+def _numbers(grid: Grid, start: int, end: int) -> tuple[NDArray[np.intp], ...]:
+    """The numbers of each axis's values at the points of a range, the last axis changing fastest."""
+    return np.unravel_index(np.arange(start, end), tuple(len(values) for values in grid.values))
 
 
 def _outcomes(runs: Sequence[Run]) -> list[Outcome | SimulatorError]:
@@ -170,11 +186,12 @@ def _outcomes(runs: Sequence[Run]) -> list[Outcome | SimulatorError]:
     if not runs:
         return []
     if runs[0].kind == "training":
-        return [_step_outcome(step) if isinstance(step, Step) else step for step in training_steps(runs)]
+        return [step_outcome(step) if isinstance(step, Step) else step for step in training_steps(runs)]
     return [_batch_outcome(run) for run in runs]
 
 
-def _step_outcome(step: Step) -> Outcome:
+def step_outcome(step: Step) -> Outcome:
+    """What a training step takes."""
     figures = step_figures(step)
     return Outcome(training_metrics(step, figures), figures.exposed)
 
@@ -188,29 +205,43 @@ def _batch_outcome(run: Run) -> Outcome | SimulatorError:
     return Outcome({key: number for key, number in metrics.items() if key not in REPEATED}, batch.token)
 
 
-def _frame(sweep: Sweep, columns: Sequence[Columns], reasons: list[str | None]) -> pandas.DataFrame:
+def axis_columns(grid: Grid, numbers: Sequence[NDArray[Any]]) -> dict[str, Any]:
+    """The value of every axis at points given by its number: numbers where all its values are, else words.
+
+    Lists and blocks are JSON.
+    """
+    columns: dict[str, Any] = {}
+    for path, values, at in zip(grid.paths, grid.values, numbers, strict=True):
+        if all(isinstance(value, bool) for value in values):
+            columns[path] = np.array(values, dtype=bool)[at]
+        elif all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            columns[path] = np.array(values)[at]
+        else:
+            columns[path] = np.array([value if isinstance(value, str) else _json(value) for value in values])[at]
+    return columns
+
+
+def _json(value: object) -> str:
+    import json
+
+    return json.dumps(value, default=str)
+
+
+def status_columns(reasons: Sequence[str | None]) -> dict[str, Any]:
+    """The columns `status` and `reason`."""
     import pandas
 
-    data: dict[str, Any] = _axis_columns(sweep)
+    status = ["ok" if reason is None else "infeasible" for reason in reasons]
+    return {"status": status, "reason": pandas.Series(reasons, dtype=object)}
+
+
+def _known(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """The table without metrics that no point has and ends of intervals that are their value."""
+    needless = []
     for key in METRICS:
-        value, low, high = (
-            np.concatenate([window[name] for window in columns]) for name in (key, f"{key}.low", f"{key}.high")
-        )
-        if not np.isnan(value).all():
-            data[key] = value
-            if not np.array_equal(low, high, equal_nan=True):
-                data[f"{key}.low"], data[f"{key}.high"] = low, high
-    data["status"] = ["ok" if reason is None else "infeasible" for reason in reasons]
-    data["reason"] = pandas.Series(reasons, dtype=object)
-    return pandas.DataFrame(data)
-
-
-def _axis_columns(sweep: Sweep) -> dict[str, Any]:
-    """The value of every axis at every point; lists and blocks as text."""
-    columns: dict[str, Any] = {}
-    repeat, size = sweep.size, sweep.size
-    for path, values in sweep.axes.items():
-        repeat //= len(values)
-        shown = [str(value) if isinstance(value, list | dict) else value for value in values]
-        columns[path] = [value for value in shown for _ in range(repeat)] * (size // (repeat * len(values)))
-    return columns
+        value, low, high = (frame[f"{key}{end}"].to_numpy() for end in ("", ".low", ".high"))
+        if np.isnan(value).all():
+            needless += [key, f"{key}.low", f"{key}.high"]
+        elif np.array_equal(low, high, equal_nan=True):
+            needless += [f"{key}.low", f"{key}.high"]
+    return frame.drop(columns=needless)

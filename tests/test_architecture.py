@@ -37,11 +37,12 @@ MAY_IMPORT = {
     "precedents": PROGRAM | {"validation"},
     "influence": PROGRAM,
     "explanation": PROGRAM | {"influence", "levers", "precedents"},
-    "sweeps": PROGRAM | {"predictions"},
+    "shards": {"errors", "__version__"},
+    "sweeps": PROGRAM | {"predictions", "shards"},
     "answer": WORDS,
     "fleet": WORDS,
     "verdicts": WORDS,
-    "planning": PROGRAM | {"answer", "fleet", "serving", "sweeps", "verdicts"},
+    "planning": PROGRAM | {"answer", "fleet", "serving", "shards", "sweeps", "verdicts"},
     "validation": PROGRAM | {"predictions"},
     "calibration": WORDS | {"spec"},
     "report": WORDS | {"answer", "fleet", "verdicts"},
@@ -54,6 +55,7 @@ MAY_IMPORT = {
         "planning",
         "precedents",
         "serving",
+        "shards",
         "predictions",
         "sweeps",
         "validation",
@@ -69,14 +71,15 @@ HOMES = {
     "torch": MEASURING,
     "pynvml": MEASURING,
     "simpy": ("engine/contention", "serving"),
-    "dask": ("sweeps",),
-    "distributed": ("sweeps",),
+    "distributed": ("shards/cluster",),
+    "pyarrow": ("shards/store", "calibration/sources_silicon"),
+    "optuna": ("planning/guided",),
     "jinja2": ("report",),
     "plotly": ("report",),
     "typer": ("cli",),
     "rich": ("cli",),
 }
-HEAVY = ("torch", "simpy", "jinja2", "pandas", "numpy", "scipy", "ruamel", "rich", "typer")
+HEAVY = ("torch", "simpy", "jinja2", "pandas", "numpy", "scipy", "ruamel", "rich", "typer", "pyarrow")
 
 
 def name_of(path: Path) -> str:

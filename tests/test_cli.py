@@ -108,7 +108,7 @@ def test_sweep_ranks_points_and_explains_those_that_cannot_be(moesim: Moesim, tm
     assert "best 2 of 4 points" in text
     assert "2 points simulated, 2 can't be." in text
     assert "  2 like: " in text
-    assert sorted(path.name for path in (tmp_path / "grid").iterdir()) == ["report.html", "sweep.csv"]
+    assert sorted(path.name for path in (tmp_path / "grid").iterdir()) == ["points", "report.html", "sweep.csv"]
     with (tmp_path / "grid" / "sweep.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["status"] for row in rows] == ["ok", "infeasible", "ok", "infeasible"]

@@ -1,24 +1,17 @@
-"""The space of a plan, its search in shards, interruptions, and the answer, on the toy machine."""
+"""The space of a plan and its answer, on the toy machine."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import toy
-from pandas.testing import assert_frame_equal
 
 from simulator.errors import InfeasibleError, SpecError
-from simulator.planning import search as searching
-from simulator.planning import shards as keeping
-from simulator.planning.plan import run_of, solve
+from simulator.planning.bounds import least_days
+from simulator.planning.plan import solve
 from simulator.planning.run_file import run_file
-from simulator.planning.search import Job, evaluate_shard, search
-from simulator.planning.shards import open_shards
-from simulator.planning.space import build_space, least_days
+from simulator.planning.space import build_space, run_of
 from simulator.simulation import simulate
 from simulator.spec.base import parse_document
 from simulator.spec.plan import Plan
@@ -75,7 +68,7 @@ def test_bounds_rule_out_what_no_split_can_save() -> None:
 def test_a_space_too_large_is_refused_before_anything_is_made() -> None:
     values = list(range(8, 8 * 1200, 8))
     plan = make(vary={"hardware.gpus": values, "training.global_batch": values}, prices=None, objectives="time")
-    with pytest.raises(SpecError, match="the plan has 1,437,601 combinations before any is split; narrow it, or force"):
+    with pytest.raises(SpecError, match="the plan has 1,437,601 combinations before any is split; narrow it, have a"):
         build_space(plan)
 
 
@@ -85,109 +78,17 @@ def test_a_space_with_no_point_says_why() -> None:
         build_space(plan)
 
 
-def test_the_table_does_not_depend_on_shards_or_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    space = build_space(make())
-    alone = search(space)
-    assert len(alone) == len(space.points)
-    monkeypatch.setattr(searching, "SHARD_POINTS", 5)
-    assert_frame_equal(search(space, workers=2), alone)
-
-
-def test_an_interrupted_search_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make()
-    space = build_space(plan)
-    monkeypatch.setattr(searching, "SHARD_POINTS", 5)
-    timed: list[str] = []
-
-    def counted(job: Job) -> tuple[str, pd.DataFrame]:
-        if len(timed) == 2:
-            raise KeyboardInterrupt
-        timed.append(job[0])
-        return evaluate_shard(job)
-
-    monkeypatch.setattr(searching, "evaluate_shard", counted)
-    with pytest.raises(KeyboardInterrupt):
-        search(space, shards=open_shards(tmp_path, plan, points=len(space.points), resume=False))
-    assert timed == ["points-00000", "points-00001"]
-    first = {file.name: file.read_bytes() for file in (tmp_path / "search").glob("*.csv")}
-    assert len(first) == 2
-    (tmp_path / "search" / "points-00002.tmp-1").write_text("half a shard", encoding="utf-8")
-
-    monkeypatch.setattr(searching, "evaluate_shard", evaluate_shard)
-    steps: list[int] = []
-    shards = open_shards(tmp_path, plan, points=len(space.points), resume=True)
-    whole = search(space, shards=shards, progress=lambda done, total: steps.append(done))
-    assert steps[0] == 10  # ten points are not timed again
-    assert steps[-1] == len(space.points)
-    assert all((tmp_path / "search" / name).read_bytes() == content for name, content in first.items())
-    numbers = ["days", "cost_usd", "peak_memory_gib", "seconds.expert"]
-    assert_frame_equal(whole[numbers], search(space)[numbers], check_exact=True)
-
-
-def test_only_the_same_search_can_be_resumed(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"no search to resume here; start it without --resume"):
-        open_shards(tmp_path, make(), points=9, resume=True)
-    open_shards(tmp_path, make(), points=9, resume=False)
-    open_shards(tmp_path, make(), points=9, resume=True)
-    changed = make(constraints={"deadline": "30 d"}, objectives=["time", "money"])
-    with pytest.raises(SpecError) as error:
-        open_shards(tmp_path, changed, points=9, resume=True)
-    expected = "constraints.deadline: None -> 2592000.0; objectives: ['money', 'time'] -> ['time', 'money']"
-    assert str(error.value).endswith(f"manifest.json: the search that began here was another: {expected}")
-
-
-def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make()
-    space = build_space(plan)
-    monkeypatch.setattr(searching, "SHARD_POINTS", 5)
-    shards = open_shards(tmp_path, plan, points=len(space.points), resume=False)
-
-    def full(frame: pd.DataFrame, path: Path, **options: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    def after_one(done: int, total: int) -> None:
-        if done == 5:
-            monkeypatch.setattr(pd.DataFrame, "to_csv", full)
-
-    with pytest.raises(SpecError, match="No space left on device; what is finished is kept, go on with --resume"):
-        search(space, shards=shards, progress=after_one)
-    assert [file.name for file in (tmp_path / "search").glob("points-*")] == ["points-00000.csv"]
-
-
-_DEATHS: list[Path] = []
-
-
-def dying_once(job: Job) -> tuple[str, pd.DataFrame]:
-    """A worker that is killed the first time it gets the second shard."""
-    mark = _DEATHS[0]
-    if job[0] == "points-00001" and not mark.exists():
-        mark.touch()
-        os._exit(9)
-    return evaluate_shard(job)
-
-
-def test_a_worker_that_dies_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    space = build_space(make())
-    alone = search(space)
-    monkeypatch.setattr(searching, "SHARD_POINTS", 5)
-    monkeypatch.setattr(searching, "evaluate_shard", dying_once)
-    _DEATHS[:] = [tmp_path / "died"]
-    assert_frame_equal(search(space, workers=2), alone)
-    assert (tmp_path / "died").exists()
-
-
 def test_the_answer_is_the_cheapest_run_of_all() -> None:
     answer = solve(make())
     assert answer.best is not None
-    frame = search(build_space(make()))
-    assert answer.best.figures["cost_usd"].value == frame["cost_usd"].min()
+    assert answer.best.figures["cost_usd"].value == answer.table["cost_usd"].min()
     assert answer.steps[0] == ("Combinations of what varies", 4)
     assert dict(answer.steps)["Timed"] == len(answer.table) == len(answer.ranked)
     assert answer.front[0] == answer.best.number
     # Its run alone gives the same figures, from its settings and from its run file.
     for run in (run_of(answer.base, answer.best.settings),
                 build_run(parse_document(run_file("p", answer.base, answer.best)))):  # fmt: skip
-        result = simulate(run)
+        result = simulate(run, engine="auto")
         assert result.cost_usd is not None
         assert result.cost_usd.value == pytest.approx(answer.best.figures["cost_usd"].value, rel=1e-12)
         assert sum(answer.best.seconds.values()) == pytest.approx(answer.best.figures["step_time_s"].value, rel=1e-9)
@@ -238,11 +139,3 @@ def test_nothing_fits_says_what_is_nearest() -> None:
         InfeasibleError, match=r"none of 1 points fits; the nearest: .*the fullest GPU needs .* of 1.0 GiB"
     ):
         solve(plan)
-
-
-def test_manifest_and_shards_are_plain_files(tmp_path: Path) -> None:
-    solve(make(), out=tmp_path)
-    assert sorted(file.name for file in (tmp_path / keeping.FOLDER).iterdir()) == ["manifest.json", "points-00000.csv"]
-    table = pd.read_csv(tmp_path / keeping.FOLDER / "points-00000.csv")
-    assert set(table["status"]) == {"ok"}
-    assert len(table) == len(build_space(make()).points)

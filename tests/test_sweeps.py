@@ -176,7 +176,7 @@ def test_one_point_that_cannot_be_costed_does_not_spoil_its_window(monkeypatch: 
 def test_windows_and_processes_change_nothing_but_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make({"parallelism.tp": [1, 2, 4], "training.micro_batch": [1, 2], "training.sharding": ["none", "zero1"]})
     whole = evaluate(sweep)
-    monkeypatch.setattr(sweeps, "WINDOW", 5)
+    monkeypatch.setattr(sweeps, "SHARD_POINTS", 5)
     told: list[tuple[int, int]] = []
     cut = evaluate(sweep, progress=lambda done, total: told.append((done, total)))
     assert told == [(5, 12), (10, 12), (12, 12)]

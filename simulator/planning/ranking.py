@@ -53,16 +53,26 @@ def ranked(table: pandas.DataFrame, mask: Mask, keys: Sequence[str], end: End) -
     return [int(number) for number in table.index.to_numpy()[places[order]]]
 
 
+def first(table: pandas.DataFrame, mask: Mask, keys: Sequence[str], end: End) -> int | None:
+    """The first of `ranked`, found without ranking the rest; None where the mask is empty."""
+    places = np.flatnonzero(mask)
+    if not len(places):
+        return None
+    for key in keys:
+        column = badness(table, [key], end)[places, 0]
+        places = places[column == column.min()]
+    return int(table.index[places[0]])
+
+
 def front(table: pandas.DataFrame, mask: Mask, keys: Sequence[str], end: End) -> list[int]:
     """The numbers of the points that no other beats in all objectives, best of the first objective first."""
     bad = badness(table, keys, end)
+    left = np.flatnonzero(mask)
+    left = left[np.lexsort([left, *(bad[left, column] for column in reversed(range(len(keys))))])]
     kept: list[int] = []
-    best = np.empty((0, len(keys)))
-    for number in ranked(table, mask, keys, end):
-        mine = bad[table.index.get_loc(number)]
-        if not (best <= mine).all(axis=1).any():
-            kept.append(number)
-            best = np.vstack([best, mine])
+    while len(left):  # the first of what is left is beaten by none; what it beats goes
+        kept.append(int(table.index[left[0]]))
+        left = left[(bad[left] < bad[left[0]]).any(axis=1)]
     return kept
 
 
@@ -71,15 +81,19 @@ def tied(table: pandas.DataFrame, order: Sequence[int], key: str, errors: PairEr
 
     Two models are taken to be as unlike as two devices.
     """
+    import pandas
+
     if not order:
         return []
-    rows = table.loc[list(order)]
-    values = rows[key].to_numpy(dtype=float)
-    alike = (rows[["option.device", "option.model"]] == rows[["option.device", "option.model"]].iloc[0]).all(axis=1)
-    exact = bool((rows[f"{key}.low"] == rows[f"{key}.high"]).all())
-    sigma = np.where(alike.to_numpy(), errors.same_device, errors.other_device)
+    places = table.index.get_indexer(pandas.Index(order))
+    values, low, high = (table[f"{key}{end}"].to_numpy()[places] for end in ("", ".low", ".high"))
+    alike = np.ones(len(order), dtype=bool)
+    for fact in ("option.device", "option.model"):
+        codes = table[fact].factorize()[0][places]
+        alike &= codes == codes[0]
+    sigma = np.where(alike, errors.same_device, errors.other_device)
     gap = np.abs(np.log(values / values[0]))
-    near = gap <= (0.0 if exact else Z90 * sigma)
+    near = gap <= (0.0 if (low == high).all() else Z90 * sigma)
     return [number for number, close in zip(order[1:], near[1:].tolist(), strict=True) if close]
 
 
@@ -105,8 +119,8 @@ def least_relaxations(
 def _together(
     table: pandas.DataFrame, limits: Sequence[Limit], keys: Sequence[str], end: End
 ) -> tuple[tuple[Limit, ...], int]:
-    strain = np.stack([_strain(table, limit, end) for limit in limits], axis=1).max(axis=1)
-    mask = strain <= strain.min()
+    most = np.stack([strain(table, limit, end) for limit in limits], axis=1).max(axis=1)
+    mask = most <= most.min()
     number = ranked(table, mask, keys, end)[0]
     row = table.loc[[number]]
     needed = [Limit(limit.name, limit.key, float(decided(row, limit.key, end)[0])) for limit in limits]
@@ -114,7 +128,7 @@ def _together(
     return tuple(broken), number
 
 
-def _strain(table: pandas.DataFrame, limit: Limit, end: End) -> Values:
+def strain(table: pandas.DataFrame, limit: Limit, end: End) -> Values:
     """How many times a limit would have to be relaxed for each point, on a scale of logarithms; 0 where it is kept."""
     values = decided(table, limit.key, end)
     if limit.key == "headroom_gib":  # may be below zero, so by the share of the limit that is missing

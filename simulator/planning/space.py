@@ -1,13 +1,12 @@
 """The points of a plan: every combination of what varies, with its legal splits, and what bounds rule out in advance.
 
-A bound is what nothing can beat: all FLOPs at the dense peak for time and money, idle devices for power. A combination
-whose bound breaks a limit by more than a plan ever relaxes it has no split worth timing.
+A combination whose bound breaks a limit by more than a plan ever relaxes it has no split worth timing.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,19 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.errors import SpecError
+from simulator.planning.bounds import breaks_a_bound
 from simulator.planning.splits import Split, legal_splits
 from simulator.spec.base import Document
 from simulator.spec.grid import Grid
-from simulator.spec.parameters import sequence_flops_per_token
 from simulator.spec.plan import Plan, device_axis, devices_of
 from simulator.spec.price_table import hourly, rents
 from simulator.spec.run import Run
-from simulator.spec.sweep import Sweep
-from simulator.units import DAY
+from simulator.spec.sweep import MAX_POINTS, Sweep
 
-MAX_POINTS = 1_000_000
-RELAXED = 1.10
-"""Limits are relaxed by this to say what they cost."""
 _SPLIT, _RENT = "parallelism", "economics.gpu_hour"
 
 Places = NDArray[np.int32]
@@ -59,39 +54,78 @@ def make_grid(base: dict[str, Any], axes: dict[str, list[Any]]) -> Grid:
     return Grid(Sweep.model_construct(name="plan", run=base, axes=axes), Document(base, {}, "<plan>", ""))
 
 
+def run_of(base: Mapping[str, Any], settings: Mapping[str, Any]) -> Run:
+    """The run of a point, alone."""
+    axes = {path: [value] for path, value in settings.items()}
+    run = make_grid(dict(base), axes).run([0] * len(axes))
+    assert isinstance(run, Run)
+    return run
+
+
+class Combinations:
+    """What varies in a plan apart from the splits: every combination has a number on each axis."""
+
+    def __init__(self, plan: Plan) -> None:
+        assert isinstance(plan.run, dict)
+        self.plan = plan
+        self.sizes = tuple(len(values) for values in plan.axes.values())
+        self.count = prod(self.sizes)
+        self._rent = _Rent.of(plan)
+        self._grid = make_grid(plan.run, {**plan.axes, **self._rent.axis})
+        self._splits: dict[Split, int] = {}
+
+    def run(self, place: tuple[int, ...]) -> Run | SpecError:
+        """The run of a combination as the plan's run is split; SpecError where it can't be."""
+        return self._grid.run(place + self._rent.number(place))
+
+    def points(self, place: tuple[int, ...], run: Run) -> list[tuple[int, ...]]:
+        """The points of a combination, one for each legal split, on `axes`."""
+        rent = self._rent.number(place)
+        return [place + split + rent for split in _split_numbers(self.plan, run, self._splits)]
+
+    @property
+    def base(self) -> Run:
+        """A run of the plan: as written or, where that is none, with the first values."""
+        return self._grid.base
+
+    def axes(self) -> dict[str, list[Any]]:
+        """The axes of the points made so far: those of the plan, the splits, and the rent that goes with the device."""
+        assert isinstance(self.plan.run, dict)
+        cut = {} if self.plan.splits is None else {_SPLIT: [_block(self.plan.run, split) for split in self._splits]}
+        return {**self.plan.axes, **cut, **self._rent.axis}
+
+
 def build_space(plan: Plan, *, force: bool = False) -> Space:
     """The space of a plan whose run is plain data. Raises SpecError where it is empty, or too large and not forced."""
     assert isinstance(plan.run, dict)
-    combinations = prod(len(values) for values in plan.axes.values())
-    if combinations > MAX_POINTS and not force:
-        raise _too_many(f"{combinations:,} combinations before any is split")
-    rent = _Rent.of(plan)
-    grid = make_grid(plan.run, {**plan.axes, **rent.axis})
-    splits: dict[Split, int] = {}
+    combinations = Combinations(plan)
+    if combinations.count > MAX_POINTS and not force:
+        raise _too_many(f"{combinations.count:,} combinations before any is split")
     points: list[tuple[int, ...]] = []
     ruled_out: list[tuple[int, ...]] = []
     refused: dict[str, int] = {}
-    for done, place in enumerate(itertools.product(*(range(len(values)) for values in plan.axes.values())), start=1):
-        run = grid.run(place + rent.number(place))
+    for done, place in enumerate(itertools.product(*(range(size) for size in combinations.sizes)), start=1):
+        run = combinations.run(place)
         if isinstance(run, SpecError):
             refused[str(run)] = refused.get(str(run), 0) + 1
             continue
-        made = [place + split + rent.number(place) for split in _split_numbers(plan, run, splits)]
+        made = combinations.points(place, run)
         if not made:
             refused["no split divides"] = refused.get("no split divides", 0) + 1
         (ruled_out if breaks_a_bound(run, plan) else points).extend(made)
         if len(points) + len(ruled_out) > MAX_POINTS and not force:
-            raise _too_many(f"more than {MAX_POINTS:,} points in {done:,} of {combinations:,} combinations")
+            raise _too_many(f"more than {MAX_POINTS:,} points in {done:,} of {combinations.count:,} combinations")
     if not points and not ruled_out:
         reasons = "; ".join(f"{count:,} of them: {reason}" for reason, count in refused.items())
-        raise SpecError(f"none of {combinations:,} combinations can be. {reasons}", path="vary")
-    cut = {_SPLIT: [_block(plan.run, split) for split in splits]} if plan.splits is not None else {}
-    axes = {**plan.axes, **cut, **rent.axis}
-    return Space(axes, plan.run, _places(points, axes), _places(ruled_out, axes), tuple(refused.items()), combinations)
+        raise SpecError(f"none of {combinations.count:,} combinations can be. {reasons}", path="vary")
+    axes = combinations.axes()
+    kept, rest = _places(points, axes), _places(ruled_out, axes)
+    return Space(axes, plan.run, kept, rest, tuple(refused.items()), combinations.count)
 
 
 def _too_many(size: str) -> SpecError:
-    return SpecError(f"the plan has {size}; narrow it, or force it", path="vary")
+    ways = "narrow it, have a part of it searched (search: {points: 20000}), or force it"
+    return SpecError(f"the plan has {size}; {ways}", path="vary")
 
 
 def _places(rows: list[tuple[int, ...]], axes: dict[str, list[Any]]) -> Places:
@@ -132,31 +166,3 @@ def _block(base: dict[str, Any], split: Split) -> dict[str, Any]:
     """The `parallelism` block of a split, with what else the run says of it."""
     stated = base.get(_SPLIT) or {}
     return {**{key: value for key, value in stated.items() if key not in Split._fields}, **split.fields()}
-
-
-def breaks_a_bound(run: Run, plan: Plan) -> bool:
-    """Whether a run can't keep the plan's limits even when relaxed, however it is split."""
-    limits, gpus = plan.constraints, run.hardware.gpus
-    if limits.gpus is not None and gpus > limits.gpus * RELAXED:
-        return True
-    idle = run.hardware.device.idle_power * gpus * run.economics.pue
-    if limits.power is not None and idle > limits.power * RELAXED:
-        return True
-    days = least_days(run)
-    if days is None:
-        return False
-    rent = run.economics.gpu_hour
-    return (limits.deadline is not None and days * DAY > limits.deadline * RELAXED) or (
-        limits.budget is not None and rent is not None and rent * gpus * days * DAY > limits.budget * RELAXED
-    )
-
-
-def least_days(run: Run) -> float | None:
-    """Days of a training at the dense peak of every GPU; None where its length is open, or tokens may be dropped."""
-    work = run.training
-    if work is None or work.tokens is None or run.routing.capacity_factor is not None:
-        return None
-    if not run.hardware.device.supports(work.precision):  # each of its points will say so
-        return None
-    flops = 3 * work.tokens * sequence_flops_per_token(run.model, work.seq_len)
-    return flops / (run.hardware.gpus * run.hardware.device.peak_for(work.precision)) / DAY

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from simulator.answer import Option
+from simulator.answer import LATE, Option
 from simulator.cost.machine import build_machine
-from simulator.planning.space import Places, Space
 from simulator.result import Number
+from simulator.shards.store import Store
+from simulator.spec.grid import Grid
 from simulator.spec.run import Run
 from simulator.sweeps import KINDS, METRICS
 from simulator.units import DAY, GIB
@@ -19,49 +21,49 @@ from simulator.units import DAY, GIB
 if TYPE_CHECKING:
     import pandas
 
-FIGURES = (*METRICS, "gpus", "headroom_gib", "power_w")
+FIGURES = (*METRICS, "gpus", "headroom_gib", "power_w", *LATE)
 ENDS = ("", ".low", ".high")
 
 
-def complete(frame: pandas.DataFrame, space: Space, places: Places) -> pandas.DataFrame:
-    """The points that could be timed, by their number in the search: `option.*` facts, axes, all figures, seconds."""
+def add_facts(frame: pandas.DataFrame, grid: Grid, places: NDArray[np.intp]) -> pandas.DataFrame:
+    """The table of points with their facts, `option.*`, and what follows from those: GPUs, free memory, power."""
     import pandas
 
-    if frame.empty:
-        return frame
-    facts, where = _facts(space, places)
+    facts, where = _facts(grid, places)
     of = pandas.DataFrame(facts).iloc[where].reset_index(drop=True).add_prefix("option.")
-    timed = (frame["status"] == "ok").to_numpy()
-    table = pandas.concat([of, frame.drop(columns=["status", "reason"])], axis=1)[timed].copy()
+    added: dict[str, Any] = {}
     for end, other in zip(ENDS, ("", ".high", ".low"), strict=True):
-        table[f"gpus{end}"] = table["option.gpus"].astype(float)
-        table[f"headroom_gib{end}"] = table["option.capacity_gib"] - table[f"peak_memory_gib{other}"]
-    _add_power(table)
-    return table
+        added[f"gpus{end}"] = of["option.gpus"].astype(float)
+        added[f"headroom_gib{end}"] = of["option.capacity_gib"] - frame[f"peak_memory_gib{other}"]
+    known = {column: frame[column] for column in frame.columns}
+    added |= power(known, of["option.batch_tokens"])
+    return pandas.concat([of, frame, pandas.DataFrame(added)], axis=1)
 
 
-def _add_power(table: pandas.DataFrame) -> None:
-    """Energy at the meter over the time it takes; its interval is that of the power, not of the time."""
-    if table["days"].notna().any():
-        watts = table["energy_total_j"] / (table["days"] * DAY)
-    elif table["output_tokens_per_s"].notna().any():
-        watts = table["energy_total_j"] * table["output_tokens_per_s"] / table["option.batch_tokens"]
-    else:
-        watts = table["energy_total_j"] / table["step_time_s"]
-    for end in ENDS:
-        table[f"power_w{end}"] = watts * table[f"average_power_w_per_gpu{end}"] / table["average_power_w_per_gpu"]
+def power(figures: Mapping[str, Any], batch_tokens: Any) -> dict[str, Any]:
+    """Watts at the meter with their ends: energy over the time it takes, the interval that of a GPU's power."""
+    # A training of stated length has days, a batch of requests the rate of its tokens, a step alone its time.
+    seconds = np.where(
+        np.isnan(figures["days"]),
+        np.where(
+            np.isnan(figures["output_tokens_per_s"]),
+            figures["step_time_s"],
+            batch_tokens / figures["output_tokens_per_s"],
+        ),
+        figures["days"] * DAY,
+    )
+    watts = figures["energy_total_j"] / seconds
+    of_gpu = figures["average_power_w_per_gpu"]
+    return {f"power_w{end}": watts * figures[f"average_power_w_per_gpu{end}"] / of_gpu for end in ENDS}
 
 
-def _facts(space: Space, places: Places) -> tuple[list[dict[str, Any]], np.ndarray[Any, Any]]:
+def _facts(grid: Grid, places: NDArray[np.intp]) -> tuple[list[dict[str, Any]], NDArray[np.intp]]:
     """What all splits of a combination have in common, and which combination each point belongs to."""
-    grid = space.grid()
     outer = [axis for axis, path in enumerate(grid.paths) if path != "parallelism"]
-    split = [axis for axis, path in enumerate(grid.paths) if path == "parallelism"]
+    if not outer:
+        return [_fact(grid.run(places[0].tolist()))], np.zeros(len(places), dtype=np.intp)
     _, first, where = np.unique(places[:, outer], axis=0, return_index=True, return_inverse=True)
-    if split and not outer:
-        where = np.zeros(len(places), dtype=np.intp)
-        first = np.zeros(1, dtype=np.intp)
-    return [_fact(grid.run(tuple(places[row].tolist()))) for row in first], where
+    return [_fact(grid.run(places[row].tolist())) for row in first], where
 
 
 def _fact(run: object) -> dict[str, Any]:
@@ -78,6 +80,11 @@ def _fact(run: object) -> dict[str, Any]:
     }
 
 
+def timed_points(store: Store, names: Sequence[str]) -> pandas.DataFrame:
+    """The points of some shards that could be timed, by their number. Figures that none has are left out."""
+    return store.table(names, status="ok").drop(columns=["status", "reason"], errors="ignore").set_index("point")
+
+
 def option(table: pandas.DataFrame, number: int, axes: Iterable[str]) -> Option:
     """The point of that number."""
     row: dict[Any, Any] = table.loc[number].to_dict()
@@ -87,7 +94,7 @@ def option(table: pandas.DataFrame, number: int, axes: Iterable[str]) -> Option:
             {"value": row[key], "low": row[f"{key}.low"], "high": row[f"{key}.high"], "basis": basis}
         )
         for key in FIGURES
-        if row[key] == row[key]
+        if key in row and row[key] == row[key]
     }
     return Option(
         number=number,
@@ -102,7 +109,7 @@ def option(table: pandas.DataFrame, number: int, axes: Iterable[str]) -> Option:
 
 
 def _read(value: object) -> object:
-    """A value of a table as a run file has it: blocks back from JSON, numpy's numbers as plain ones."""
-    if isinstance(value, str) and value[:1] in "[{":
+    """A value of a table as a run file has it: blocks and nothing back from JSON, numpy's numbers as plain ones."""
+    if isinstance(value, str) and (value[:1] in ("[", "{") or value == "null"):
         return json.loads(value)
     return value.item() if isinstance(value, np.generic) else value

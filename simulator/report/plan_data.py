@@ -49,7 +49,7 @@ def payload(answer: Answer) -> dict[str, Any]:
     table = shown_points(answer)
     keys = list(dict.fromkeys((*answer.objectives, *(a.key for a in answer.limits), *_ALWAYS)))
     keys += [key for _, key in _SLIDERS if key not in keys]
-    keys = [key for key in keys if key in FIGURES and table[key].notna().all()]
+    keys = [key for key in keys if key in FIGURES and key in table and table[key].notna().all()]
     axes = [_axis(table, path) for path in answer.axes]
     facts = [_axis(table, column) for column in ("option.device", "option.model")]
     return {

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from simulator.answer import Answer, Comparison, Option
 from simulator.report import numbers
+from simulator.report import plan_grounds as grounds
 from simulator.report import plan_words as words
 from simulator.report.bars import Axis, BarChart, Group, Row, bar, whisker
 from simulator.report.plan_data import payload, rankable, shown_points
@@ -43,6 +44,9 @@ def render_plan(answer: Answer, run_file: str) -> str:
         comparison_finding=_comparison_finding(answer),
         costs=_costs(answer) if answer.costs else None,
         costs_finding=words.relaxing(answer) if answer.best else words.way_out(answer),
+        sensitivity=grounds.sensitivity_table(answer) if answer.sensitivity else None,
+        sensitivity_finding=grounds.sensitive(answer) or "There is no answer to change.",
+        checked=grounds.checked(answer),
         steps=_steps(answer),
         steps_finding=_steps_finding(answer),
         held_back=len(answer.table) - len(shown_points(answer)),
@@ -212,6 +216,8 @@ def _steps(answer: Answer) -> Table:
 
 
 def _steps_finding(answer: Answer) -> str:
+    if answer.proof is not None:
+        return grounds.proved(answer)
     counts = dict(answer.steps)
     legal, timed = counts["Legal points, splits included"], counts["Timed"]
     return f"{legal:,} points are legal; {timed:,} could be timed, and all of those were."

@@ -16,6 +16,11 @@ EXTRA = {
     "gpus": Metric("gpus", "GPUs", numbers.wholes, "low"),
     "headroom_gib": Metric("headroom_gib", "Free memory, fullest GPU", numbers.gibibytes, "high"),
     "power_w": Metric("power_w", "Mean power at the meter", lambda values: numbers.si(values, "W", smallest=0), "low"),
+    "goodput_requests_per_s": Metric(
+        "goodput_requests_per_s", "Goodput", lambda values: numbers.si(values, "requests/s", smallest=0), "high"
+    ),
+    "ttft_p99_s": Metric("ttft_p99_s", "Time to first token, 99 %", numbers.seconds, "low"),
+    "tpot_p99_s": Metric("tpot_p99_s", "Time per output token, 99 %", numbers.seconds, "low"),
 }
 FIGURES = METRICS | EXTRA
 LIMITS = {
@@ -29,6 +34,9 @@ LIMITS = {
     "ttft": "Time to first token",
     "tpot": "Time per output token",
     "throughput": "Throughput at least",
+    "goodput": "Goodput at least",
+    "ttft_p99": "Time to first token, 99 %",
+    "tpot_p99": "Time per output token, 99 %",
 }
 _BEST = {
     "days": "the fastest", "step_time_s": "the fastest", "tpot_s": "the fastest", "ttft_s": "the quickest to answer",
@@ -89,9 +97,9 @@ def limit(a: Limit) -> str:
     amount = amount_of(a)
     if a.name == "gpus":
         return f"at most {amount} GPUs"
-    if a.name == "throughput":
+    if a.name in ("throughput", "goodput"):
         return f"at least {amount}"
-    article = "" if a.name in ("memory_headroom", "power", "carbon", "ttft", "tpot") else "a "
+    article = "" if a.name in ("memory_headroom", "power", "carbon", "ttft", "tpot", "ttft_p99", "tpot_p99") else "a "
     return f"{article}{name} of {amount}"
 
 

@@ -115,7 +115,7 @@ def _with(data: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any
     """A copy of `data` with paths set, a whole block before what is inside it."""
     changed = copy.deepcopy(dict(data))
     for path in sorted(settings, key=lambda path: path.count(".")):
-        set_path(changed, path, settings[path])
+        set_path(changed, path, copy.deepcopy(settings[path]))  # a path inside a block that is set must not change it
     return changed
 
 

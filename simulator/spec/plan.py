@@ -20,7 +20,7 @@ from simulator.spec.base import Document, Spec, read_document, validate
 from simulator.spec.price_table import rents
 from simulator.spec.run import apply_overrides, parse_override
 from simulator.spec.selection import is_selection, select
-from simulator.spec.sweep import Sweep, Values, base_document
+from simulator.spec.sweep import MAX_POINTS, Sweep, Values, base_document
 from simulator.units import Mass, Money, Power, Size, Time
 
 Objective = Literal["time", "money", "energy", "carbon", "gpus", "throughput", "ttft"]
@@ -79,6 +79,11 @@ class Constraints(Spec):
     tpot: Time | None = None
     throughput: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Tokens per second of the cluster, at least."""
+    goodput: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Requests per second that keep the objectives of `serving.ttft_slo` and `serving.tpot_slo`, at least."""
+    ttft_p99: Time | None = None
+    """Of 99 of 100 requests, as those arrive."""
+    tpot_p99: Time | None = None
 
     def stated(self) -> dict[str, float]:
         """The limits there are, by name, in SI units."""
@@ -88,8 +93,19 @@ class Constraints(Spec):
 # Limits and objectives that only one kind of run has.
 ONLY = {
     "training": {"deadline", "budget", "carbon"},
-    "inference": {"price", "ttft", "tpot"},
+    "inference": {"price", "ttft", "tpot", "goodput", "ttft_p99", "tpot_p99"},
 }
+_ARRIVING = {"goodput", "ttft_p99", "tpot_p99"}
+
+
+class Search(Spec):
+    """A part of a space that is too large to time whole, chosen by Optuna."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    points: Annotated[int, Field(gt=0, le=MAX_POINTS)] = 20_000
+    """To be timed, at least; with every split of the last combination chosen."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 def _objectives(value: object) -> object:
@@ -126,6 +142,8 @@ class Plan(Spec):
     """The first ranks; the front is that of all of them."""
     decide_on: End = "value"
     """Which end of the 90 % interval has to keep the limits and is ranked."""
+    search: Search | None = None
+    """Time only a part of the points, for spaces beyond a million; every point otherwise."""
 
     @field_validator("prices", mode="before")
     @classmethod
@@ -212,6 +230,16 @@ def _check(plan: Plan, run: Document, document: Document) -> None:
         for name in names & set(plan.constraints.stated()):
             if other != kind:
                 raise document.error(f"{name} is a limit of {other}; the run is of kind {kind}", ("constraints", name))
+    for name in _ARRIVING & set(plan.constraints.stated()):
+        if grid.base.kind != "serving":
+            message = f"{name} needs requests that arrive: a run of kind serving, this is of kind {grid.base.kind}"
+            raise document.error(message, ("constraints", name))
+    slo = grid.base.serving
+    if plan.constraints.goodput is not None and (slo is None or slo.ttft_slo is slo.tpot_slo is None):
+        raise document.error(
+            "goodput counts requests within serving.ttft_slo or tpot_slo; the run states neither",
+            ("constraints", "goodput"),
+        )
     for name, only in (("ttft", "inference"), ("carbon", "training")):
         if name in plan.objectives and kind != only:
             raise document.error(f"{name} is an objective of {only}; the run is of kind {kind}", ("objectives",))
