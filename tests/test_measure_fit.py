@@ -23,8 +23,15 @@ from simulator.calibration.prices import (
     write_prices,
 )
 from simulator.calibration.prices_fit import fit_family, fit_memory, fit_saturating
-from simulator.calibration.prices_host import fit_host, fit_sequence, fit_stretch, fit_traffic
-from simulator.calibration.step_prices import collective_seconds, disturbed, gaps_of, outside_of, price_step
+from simulator.calibration.prices_host import fit_host, fit_in_a_row, fit_sequence, fit_stretch, fit_traffic
+from simulator.calibration.step_prices import (
+    collective_seconds,
+    disturbed,
+    outside_of,
+    price_step,
+    sequence_seconds,
+    since_last,
+)
 from simulator.errors import CalibrationError
 
 KIB, MIB = 2.0**10, 2.0**20
@@ -178,6 +185,18 @@ def test_the_cost_of_sequence_grows_with_the_time_since_a_kernel_ran() -> None:
     curve = fit_sequence(rows)
     assert [cost for _, cost in curve] == pytest.approx([0.0, 2e-6, 8e-6])
     assert along(curve, np.array([1e-3, 1.0])) == pytest.approx([5e-6, 8e-6])
+    # Ten rounds of both in a row: 5 us a round, of which they take 4 alone.
+    assert fit_in_a_row([*rows, point("sequence_stretch", "small", 50e-6, rounds=10)]) == pytest.approx(0.5e-6)
+    assert fit_in_a_row(rows) == 0.0
+
+
+def test_sequence_costs_little_while_the_nearest_cache_holds_everything() -> None:
+    curve = ((1e-7, 0.0), (1e-4, 2e-6))
+    costly = prices(STILL.model_copy(update={"sequence": curve, "in_a_row": 0.25e-6}))
+    seconds = np.array([1e-4, 1e-4])
+    for size, each in ((KIB, 0.25e-6), (MIB, 1.125e-6), (1e9, 2e-6)):  # far within, at, and beyond the first knee
+        calls = [call(8.0, Touch(size, 0.0)), call(8.0, Touch(size, 0.0), kernel="mul")]
+        assert sequence_seconds(costly, calls, seconds) == pytest.approx(2 * each, rel=1e-3)
 
 
 def test_traffic_of_others_is_read_off_a_large_operand() -> None:
@@ -214,11 +233,10 @@ def test_the_fit_finds_a_collective() -> None:
     assert found.relative_error == 0.02
 
 
-def test_gaps_count_from_the_last_call_of_the_same_kernel_in_equal_steps() -> None:
-    calls = [call(1), call(1, kernel="mul"), call(1), call(1, kernel="mul")]
-    assert gaps_of(calls, np.array([1.0, 2.0, 4.0, 8.0])) == pytest.approx([8.0, 1.0, 2.0, 4.0])
-    calls[2] = calls[2]._replace(backward=True)
-    assert gaps_of(calls, np.array([1.0, 2.0, 4.0, 8.0])) == pytest.approx([14.0, 1.0, 11.0, 4.0])
+def test_what_lies_between_counts_from_the_last_of_the_same_name_in_equal_steps() -> None:
+    amounts = np.array([1.0, 2.0, 4.0, 8.0])
+    assert since_last(["a", "b", "a", "b"], amounts) == pytest.approx([8.0, 1.0, 2.0, 4.0])
+    assert since_last(["a", "b", "c", "b"], amounts) == pytest.approx([14.0, 1.0, 11.0, 4.0])
 
 
 def test_a_step_costs_its_calls_and_what_the_host_does_around_them() -> None:

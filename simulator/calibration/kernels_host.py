@@ -1,9 +1,9 @@
 """Points of what the host does around kernels: views, modules, automatic differentiation, and the cost of sequence.
 
 A kernel in a loop of its own finds its code, branches and data warm; in a model it comes after others. The sequence
-points time small kernels right after products of several lengths, and alone: the difference is the cost of sequence,
-and does not depend on the size of the operands. Stretches of equal products tell how much longer a long step takes, at
-its best, than its parts at theirs.
+points time small kernels alone, in a row, and right after products of several lengths: the difference is the cost of
+sequence, and does not depend on the size of the operands. Stretches of equal products tell how much longer a long step
+takes, at its best, than its parts at theirs.
 """
 
 from __future__ import annotations

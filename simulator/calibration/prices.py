@@ -48,11 +48,16 @@ class MemoryLevels(Spec):
         The first column is what the nearest cache would need, each further one what its level adds to that.
         """
         rates = np.asarray(self.seconds_per_byte)
-        columns = [sizes * rates[0]]
-        distance = np.log2(np.maximum(reuse, 1.0))
-        for step, knee in zip(np.diff(rates), self.knees, strict=True):
-            columns.append(sizes * step / (1 + np.exp(-(distance - log2(knee)) / KNEE_WIDTH * 2)))
-        return np.array(columns).T
+        beyond = [self.beyond(level, reuse) for level in range(len(self.knees))]
+        return np.array(
+            [sizes * rates[0], *(sizes * step * share for step, share in zip(np.diff(rates), beyond, strict=True))]
+        ).T
+
+    def beyond(self, level: int, reuse: Array) -> Array:
+        """The share of what was last used `reuse` bytes ago that a cache level no longer holds."""
+        return np.asarray(
+            1 / (1 + np.exp(-(np.log2(np.maximum(reuse, 1.0)) - log2(self.knees[level])) / KNEE_WIDTH * 2))
+        )
 
     def seconds(self, sizes: Array, reuse: Array) -> Array:
         """The same, all levels together."""
@@ -98,6 +103,8 @@ class HostCosts(Spec):
     """Added for a parameter whose gradient is stored and cleared again."""
     sequence: Curve
     """Added to a call, by seconds since its kernel last ran: code and branches must be found again."""
+    in_a_row: float = 0.0
+    """Added instead where so little was moved meanwhile that the nearest caches still hold them."""
     traffic: float = 0.0
     """Bytes per second that others move through the shared cache: operands last used long ago are gone sooner."""
     stretch: Curve

@@ -41,6 +41,7 @@ def fit_host(rows: Sequence[tuple[Call, float]], memory: MemoryLevels) -> HostCo
         # A product with a parameter has two products in its backward pass.
         leaf=max(0.0, per_call("chain_leaves") - per_call("chain_training") - alone),
         sequence=fit_sequence(rows),
+        in_a_row=fit_in_a_row(rows),
         traffic=fit_traffic(rows, memory),
         stretch=fit_stretch(rows, "product"),
         small_stretch=fit_stretch(rows, "small"),
@@ -63,6 +64,17 @@ def fit_sequence(rows: Sequence[tuple[Call, float]]) -> Curve:
     found = [(length, float(np.mean(each))) for length, each in sorted(costs.items())]
     rising = np.maximum.accumulate([cost for _, cost in found])
     return ((NOTHING, 0.0), *((length, float(cost)) for (length, _), cost in zip(found, rising, strict=True)))
+
+
+def fit_in_a_row(rows: Sequence[tuple[Call, float]]) -> float:
+    """Seconds a small kernel pays for others that move little: the kernels in a row, less each of them alone."""
+    alone = [seconds for call, seconds in rows if call.op == "sequence_member" and call.kernel != LARGE]
+    rounds = [
+        seconds / call.shape["rounds"]
+        for call, seconds in rows
+        if call.op == "sequence_stretch" and call.kernel == "small"
+    ]
+    return max(0.0, min(rounds) - sum(alone)) / len(alone) if rounds and alone else 0.0
 
 
 def fit_traffic(rows: Sequence[tuple[Call, float]], memory: MemoryLevels) -> float:

@@ -53,6 +53,9 @@ class Case:
     """What is timed: the work on the device, or the host's part of issuing it."""
     before: Callable[[Any], Callable[[], object]] | None = field(default=None, compare=False, repr=False)
     """Builds what runs untimed before every timed run."""
+    warm_runs: int = field(default=WARM_RUNS, compare=False)
+    trials: int = field(default=TRIALS_PER_VISIT, compare=False)
+    """Of one visit."""
 
     @property
     def key(self) -> str:
@@ -130,8 +133,6 @@ def measure(
     *,
     seconds: float,
     progress: Progress | None = None,
-    warm_runs: int = WARM_RUNS,
-    trials_per_visit: int = TRIALS_PER_VISIT,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measured:
     """Measure every case once, then again in rounds until all are settled or `seconds` have passed.
@@ -139,7 +140,6 @@ def measure(
     Trials found in the journal count. Raises CalibrationError where two cases share a key.
     """
     session = _Session(device, journal, {})
-    session.warm_runs, session.trials_per_visit = warm_runs, trials_per_visit
     for case in cases:
         if case.key in session.cases:
             raise CalibrationError(f"two points are named {case.key}")
@@ -168,7 +168,6 @@ class _Session:
     def __init__(self, device: Device, journal: Journal, cases: dict[str, Case]) -> None:
         self.device, self.journal, self.cases = device, journal, cases
         self.built: dict[str, tuple[Callable[[int], float], int]] = {}
-        self.warm_runs, self.trials_per_visit = WARM_RUNS, TRIALS_PER_VISIT
 
     def trials(self, key: str) -> list[float]:
         return self.journal.trials.get(key, [])
@@ -183,11 +182,14 @@ class _Session:
     def visit(self, key: str) -> None:
         """Warm up and take a few trials; a point the device can't run is noted with the reason and left out."""
         try:
+            case = self.cases[key]
             if key not in self.built:
-                self.built[key] = self._build(self.cases[key])
+                self.built[key] = self._build(case)
             timed, repeats = self.built[key]
-            timed(max(self.warm_runs, round(repeats * WARM_S / TRIAL_S)) if repeats > 1 else self.warm_runs)
-            self.journal.add(Visit(key, [timed(repeats) for _ in range(self.trials_per_visit)]))
+            timed(max(case.warm_runs, round(repeats * WARM_S / TRIAL_S)) if repeats > 1 else case.warm_runs)
+            self.journal.add(Visit(key, [timed(repeats) for _ in range(case.trials)]))
+            if settled(self.trials(key), self.device.statistic):
+                del self.built[key]  # its operands are no longer needed
         except Exception as error:
             reason = str(error) if isinstance(error, Skip) else self.device.failure(error)
             if reason is None:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from simulator.calibration.calls import Call, Touch, Trace
-from simulator.calibration.prices import Array, HostCosts, Prices, along, call_seconds, family_of
+from simulator.calibration.prices import Array, Prices, along, call_seconds, family_of
 from simulator.errors import CalibrationError
 
 Z90 = 1.645
@@ -56,7 +56,7 @@ def price_step(prices: Prices, trace: Trace, *, kind: str, communication: float 
     """The time of a traced step on a device of that kind. Raises CalibrationError for calls that were not measured."""
     seconds = call_seconds(prices, trace.calls)
     for _ in range(ROUNDS if prices.host.traffic and kind == "cpu" else 0):
-        whole = float(seconds.sum()) + host_seconds(prices.host, trace, seconds)
+        whole = float(seconds.sum()) + host_seconds(prices, trace, seconds)
         seconds = call_seconds(prices, disturbed(trace.calls, whole, prices.host.traffic))
     names = [family_of(call) for call in trace.calls]
     by_family: dict[str, float] = {}
@@ -67,7 +67,7 @@ def price_step(prices: Prices, trace: Trace, *, kind: str, communication: float 
         by_family[name] = float(seconds[mine].sum())
         spread = np.where(sides[mine] == 0, 1.0, OUTSIDE_FACTOR) * seconds[mine]
         variance += (prices.families[name].relative_error * float(spread.sum())) ** 2
-    host = host_seconds(prices.host, trace, seconds)
+    host = host_seconds(prices, trace, seconds)
     compute = float(seconds.sum())
     own = compute + host if kind == "cpu" else max(compute, host)
     large = min(own, float(seconds[seconds >= LARGE_S].sum()))
@@ -93,25 +93,43 @@ def disturbed(calls: Sequence[Call], seconds: float, traffic: float) -> list[Cal
     return [call._replace(touches=tuple(Touch(t.bytes, t.reuse * growth) for t in call.touches)) for call in calls]
 
 
-def host_seconds(host: HostCosts, trace: Trace, seconds: Array) -> float:
+def host_seconds(prices: Prices, trace: Trace, seconds: Array) -> float:
     """Seconds the host spends around the calls of a step that take `seconds`."""
+    host = prices.host
     tape = trace.forward_on_tape * host.forward_on_tape + trace.backward * host.backward
-    sequence = float(along(host.sequence, gaps_of(trace.calls, seconds)).sum())
     leaves = host.leaf * sum(call.shape["tensors"] for call in trace.calls if call.op == "optimizer")
-    return sequence + leaves + trace.views * host.view + trace.modules * host.module + tape
+    return (
+        sequence_seconds(prices, trace.calls, seconds)
+        + leaves
+        + trace.views * host.view
+        + trace.modules * host.module
+        + tape
+    )
 
 
-def gaps_of(calls: Sequence[Call], seconds: Array) -> Array:
-    """Seconds since each call's kernel last ran in the same pass, where equal steps follow one another."""
-    ends = np.cumsum(seconds)
+def sequence_seconds(prices: Prices, calls: Sequence[Call], seconds: Array) -> float:
+    """What calls pay for those between them and the last call of their kernel: by the time since, as far as more was
+    moved than the nearest cache holds.
+    """
+    host, names = prices.host, [(family_of(call), call.backward) for call in calls]
+    paid = along(host.sequence, since_last(names, seconds))
+    if not prices.memory.knees:
+        return float(paid.sum())
+    moved = since_last(names, np.array([sum(touch.bytes for touch in call.touches) for call in calls]))
+    cold = prices.memory.beyond(0, moved)
+    return float((host.in_a_row + cold * np.maximum(0.0, paid - host.in_a_row)).sum())
+
+
+def since_last(names: Sequence[object], amounts: Array) -> Array:
+    """The sum of what lies between each entry and the last one of its name, where equal steps follow one another."""
+    ends = np.cumsum(amounts)
     total = float(ends[-1])
-    names = [(family_of(call), call.backward) for call in calls]
     last = {name: float(end) - total for name, end in zip(names, ends, strict=True)}
-    gaps = np.empty(len(calls))
+    found = np.empty(len(names))
     for i, name in enumerate(names):
-        gaps[i] = float(ends[i] - seconds[i]) - last[name]
+        found[i] = float(ends[i] - amounts[i]) - last[name]
         last[name] = float(ends[i])
-    return gaps
+    return found
 
 
 def outside_of(prices: Prices, call: Call) -> int:

@@ -8,7 +8,7 @@ just then, so its points are measured again between the models and replace the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,11 @@ def _single(
 
     def point(index: int, case: VerifyCase) -> Case:
         shape = {"index": index}
-        return Case("model", case.group, prices.dtype, shape, lambda opened: step_of(case, opened)[0])
+
+        def build(opened: TorchDevice) -> Callable[[], object]:
+            return step_of(case, opened)[0]
+
+        return Case("model", case.group, prices.dtype, shape, build, warm_runs=WARM_STEPS, trials=STEPS)
 
     points = [point(index, case) for index, case in enumerate(chosen)]
     state = list(host_cases(prices.dtype))
@@ -93,8 +97,6 @@ def _single(
                 journal,
                 seconds=seconds / RUNS,
                 progress=progress,
-                warm_runs=WARM_STEPS,
-                trials_per_visit=STEPS,
             )
             runs.append(journal.trials)
             skipped |= journal.skipped
@@ -122,4 +124,4 @@ def with_host(prices: Prices, around: Iterable[Point]) -> Prices:
 def _comparison(case: VerifyCase, priced: Priced, runs: Iterable[list[float]], device: Device) -> Comparison:
     each = [estimate(trials, device.statistic)[0] for trials in runs]
     joined = min(each) if device.statistic == "minimum" else sum(each) / len(each)
-    return Comparison(case.group, case.name, priced, joined, tuple(each))
+    return Comparison(case.group, case.name, priced, joined, tuple(each), case.drawn)

@@ -20,6 +20,8 @@ class Comparison:
     measured: float
     runs: tuple[float, ...]
     """The estimates of separate measuring runs, seconds."""
+    drawn: bool = False
+    """The model was chosen by the seed."""
 
     @property
     def error(self) -> float:
@@ -77,9 +79,10 @@ class VerifyReport:
         return statistics.median(found), found[min(len(found) - 1, round(0.9 * (len(found) - 1)))]
 
     def groups(self) -> dict[str, Errors]:
-        """Errors of all single-process steps, by range and by group, then of the parallel ones."""
+        """Errors of all single-process steps, by origin, range and group, then of the parallel ones."""
         keep: dict[str, Callable[[Comparison], bool]] = {
             "all, one process": lambda c: True,
+            "chosen by the seed": lambda c: c.drawn,
             "inside the measured range": lambda c: c.predicted.side == "inside",
             "below it": lambda c: c.predicted.side == "below",
             "above it": lambda c: c.predicted.side == "above",
