@@ -20,7 +20,7 @@ import numpy as np
 from simulator.cost.collective import collective_seconds
 from simulator.cost.compute import Array, attention_seconds, gemm_seconds, grouping
 from simulator.cost.machine import Machine
-from simulator.graph.operator import Attention, Collective, Gemm, WeightGrad
+from simulator.graph.operator import Attention, Collective, Experts, Gemm, WeightGrad
 from simulator.result import Basis
 from simulator.spec.evidence import Found
 from simulator.spec.forms import COLUMNS, K_CAP, K_UNIT
@@ -64,7 +64,7 @@ def measured_gemm_seconds(works: Sequence[tuple[Machine, Gemm | WeightGrad]]) ->
     for found, places, columns in _by_fit(works, _gemm):
         machine = works[places[0]][0]
         m, n, k = columns
-        limit = machine.power_limit(works[places[0]][1].precision)
+        limit = machine.power_limit(works[places[0]][1].precision, measured=True)
         model = found.model if machine.serves else found.model.unquantised()
         alone = model.predict({"m": m, "n": n, "k": k}, limit).seconds
         overhead = _overhead(found.fit.parameters, k)
@@ -98,7 +98,7 @@ def measured_attention_seconds(works: Sequence[tuple[Machine, Attention]]) -> Ar
     seconds = attention_seconds(works)
     for found, places, columns in _by_fit(works, _attention):
         machine, first = works[places[0]]
-        limit = None if first.decode else machine.power_limit(first.precision)
+        limit = None if first.decode else machine.power_limit(first.precision, measured=True)
         shape = dict(zip(COLUMNS[found.fit.op], columns, strict=True))
         alone = found.model.predict(shape, limit).seconds
         if first.decode:
@@ -155,16 +155,37 @@ def _curve(machine: Machine, work: Collective) -> Found | None:
     """The fastest measured kernel of a collective; None across domains, and where nothing is sent."""
     if machine.evidence is None or work.group.size == 1 or work.group.domains > 1 or not work.bytes:
         return None
-    if work.kind in ("send_recv", "all_to_all"):
-        return None  # not measured; an exchange of experts is sized by what leaves a rank
+    if work.kind == "send_recv" or work.kernel != "nccl" or machine.all_reduce != "auto":
+        return None  # not measured, timed by its own curves, or of another algorithm than NCCL's choice
     kernels = ("nccl", DIRECT_ALL_REDUCE) if work.direct else ("nccl",)
     found = [machine.evidence.find(work.kind, "bytes", kernels=(kernel,)) for kernel in kernels]
     return min((one for one in found if one), key=lambda one: _curve_seconds(one, work), default=None)
 
 
 def _curve_seconds(found: Found, work: Collective) -> float:
-    kind, kernel = work.kind, found.fit.kernel
-    return float(found.profile.collective_seconds(kind, work.bytes, work.group.size, kernel=kernel).seconds[0])
+    kind, ranks = work.kind, work.group.size
+    size = work.bytes * (ranks / (ranks - 1) if kind == "all_to_all" else 1)  # measured by the full buffer of a rank
+    return float(found.profile.collective_seconds(kind, size, ranks, kernel=found.fit.kernel).seconds[0])
+
+
+def measured_expert_seconds(works: Sequence[tuple[Machine, Experts]], parts: Array) -> Array:
+    """Seconds of whole expert layers; `parts` are those of their kernels, for what was not measured."""
+    seconds = parts.copy()
+    for found, places, columns in _by_fit(works, _experts):
+        machine, first = works[places[0]]
+        shape = dict(zip(COLUMNS["moe"], columns, strict=True))
+        seconds[places] = found.model.predict(shape, machine.power_limit(first.precision, measured=True)).seconds
+    return seconds
+
+
+def _experts(machine: Machine, work: Experts) -> Shaped | None:
+    assert machine.evidence is not None
+    dtype = {**DTYPES, "int4": "int4_weights", "mxfp4": "mxfp4_weights"}.get(work.stored)
+    found = dtype and machine.evidence.find("moe", dtype, library=machine.library)
+    if not found:
+        return None
+    shape = work.tokens, work.hidden, work.inter, work.topk, work.experts, work.tp, work.ep, work.skew, work.gated
+    return Shaped(found, tuple(map(float, shape)))
 
 
 class Timed(NamedTuple):
@@ -173,6 +194,13 @@ class Timed(NamedTuple):
     fit: Fit
     basis: Basis
     relative_error: float
+
+    @property
+    def source(self) -> str:
+        """Kernel, library and where its timings come from."""
+        fit = self.fit
+        carried = f", carried over from {fit.carried_from}" if fit.carried_from else ""
+        return f"{fit.kernel}, {fit.library} {fit.version}: {fit.source}{carried}"
 
 
 def timed_by(machine: Machine, work: object) -> Timed | None:
@@ -184,6 +212,8 @@ def timed_by(machine: Machine, work: object) -> Timed | None:
             shaped = _gemm(machine, work)
         case Attention():
             shaped = _attention(machine, work)
+        case Experts():
+            shaped = _experts(machine, work)
         case Collective():
             curve = _curve(machine, work)
             shaped = Shaped(curve, (work.bytes, float(work.group.size))) if curve else None

@@ -62,9 +62,15 @@ def serving_split(run: Run) -> Run:
 
     An instance is the larger of tp and ep. Attention is cut over all of it (an engine told ep alone cuts attention by
     tp),
-    or over instance / dp_attention; experts by ep, and each by what is left of the instance. Raises InfeasibleError.
+    or over instance / dp_attention; experts by ep, and each by what is left of the instance. Raises InfeasibleError,
+    also for context parallelism and encoders, which no inference graph holds.
     """
     split = run.parallelism
+    if split.cp > 1:
+        text = f"cp {split.cp}: serving cuts a context over no ranks of its own"
+        raise InfeasibleError(text, path="parallelism.cp", suggestion="parallelism.cp: 1")
+    if run.model.num_encoder_layers:
+        raise InfeasibleError(f"{run.model.name} has an encoder; only decoders are served", path="model")
     instance = max(split.tp, split.ep)
     data = split.dp_attention
     ranks = instance if data is True else int(data or 1)
