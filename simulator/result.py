@@ -140,6 +140,8 @@ class Result(Record):
 
     breakdown: list[BreakdownItem] = Field(default_factory=list)
     memory_by_stage: list[StageMemory] = Field(default_factory=list)
+    dropped_rows: Number | None = None
+    dropped_rows_per_layer: Number | None = None
     # How each component of memory is counted, a phrase by component, such as "bf16, 2 bytes × 1.87 B held here".
     memory_rules: dict[str, str] = Field(default_factory=dict)
     operators: list[OperatorRow] = Field(default_factory=list)

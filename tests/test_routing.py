@@ -16,6 +16,7 @@ from simulator.errors import SpecError
 from simulator.graph.builder import prepare
 from simulator.graph.moe import ExpertLoad
 from simulator.graph.routing import popularities
+from simulator.result import Result
 from simulator.spec.run import Run
 from simulator.spec.workload import Routing
 
@@ -74,6 +75,46 @@ def test_a_capacity_factor_drops_the_excess(tmp_path: Path) -> None:
     assert found.dropped_fraction == pytest.approx(20 / 90 - 1.25 / 8, rel=0.02)
 
 
+def test_what_experts_drop_is_counted_over_all_ranks(tmp_path: Path) -> None:
+    """One expert of eight is asked for 20/90 of the rows and takes 1.25/8; the others drop nothing."""
+    file = counts_file(tmp_path, [*EVEN[:3], "3,20", *EVEN[4:]])
+    result = simulate(moe_run(balance="counts", counts=file, capacity_factor=1.25))
+    assert result.dropped_rows is not None
+    assert result.dropped_rows_per_layer is not None
+    routed = 8 * TOKENS * 2
+    assert result.dropped_rows_per_layer.value == pytest.approx(routed * (20 / 90 - 1.25 / 8), rel=0.02)
+    assert result.dropped_rows.value == 4 * result.dropped_rows_per_layer.value  # four MoE layers
+    assert simulate(moe_run()).dropped_rows is None
+
+
+def test_of_a_stated_imbalance_the_fullest_rank_drops() -> None:
+    """It has 2 of 8 shares and keeps 1.5: half a share of eight."""
+    found = load(imbalance=2.0, capacity_factor=1.5)
+    assert found.rows == 1.5 * found.sent_rows
+    assert found.dropped_fraction == 0.5 / 8
+    assert found.mean_rows == pytest.approx(found.sent_rows * (1 - 0.5 / 8))
+
+
+def test_no_rank_has_more_rows_than_there_are() -> None:
+    assert load(imbalance=100.0).rows == 8 * load().rows
+
+
+def test_work_is_counted_for_all_ranks_and_time_for_the_fullest() -> None:
+    """The cluster multiplies as much as with even routing; its slowest rank takes twice as long for it."""
+    even, uneven = simulate(moe_run()), simulate(moe_run(imbalance=2.0))
+    assert even.hardware_flops_per_gpu is not None
+    assert uneven.hardware_flops_per_gpu is not None
+    assert even.all_to_all_bytes_per_gpu is not None
+    assert uneven.all_to_all_bytes_per_gpu is not None
+    assert uneven.hardware_flops_per_gpu.value == pytest.approx(even.hardware_flops_per_gpu.value, rel=1e-12)
+    assert uneven.all_to_all_bytes_per_gpu.value == pytest.approx(even.all_to_all_bytes_per_gpu.value, rel=1e-12)
+
+    def seconds(result: Result) -> float:
+        return sum(row.seconds for row in result.operators if row.name in ("expert up", "expert down"))
+
+    assert seconds(uneven) == pytest.approx(2 * seconds(even), rel=0.02)  # weights are read once all the same
+
+
 def test_zipf_of_exponent_one() -> None:
     # the rank of the most popular expert gets 1 / H(8) of the rows, its fair share is 1/8
     harmonic = sum(1 / rank for rank in range(1, 9))
@@ -117,6 +158,29 @@ def test_the_seed_decides() -> None:
     one, same, other = (load(balance="power_law", skew=1.2, seed=seed).rows for seed in (3, 3, 4))
     assert one == same
     assert one != other
+
+
+def test_correlation_is_that_of_ranks_between_layers() -> None:
+    """Popularity falls with the rank, so its order tells the rank; 512 experts know it to a few percent."""
+
+    def correlation(stated: float) -> float:
+        drawn = popularities(Routing(balance="zipf", skew=1.0, correlation=stated, seed=5), 512)
+        ranks = drawn.argsort(axis=1).argsort(axis=1)
+        pairs = np.corrcoef(ranks[:32])
+        return float(pairs[~np.eye(32, dtype=bool)].mean())
+
+    for stated in (0.0, 0.3, 0.8, 1.0):
+        assert correlation(stated) == pytest.approx(stated, abs=0.03)
+    same = popularities(Routing(balance="power_law", skew=1.2, correlation=1.0), 64)
+    assert (same == same[0]).all()
+
+
+def test_a_rank_that_is_full_in_all_layers_holds_more_activations() -> None:
+    """The fullest rank of each layer is as full; only where it is always the same one do its activations add up."""
+    alone, always = (load(balance="zipf", skew=1.0, correlation=c) for c in (0.0, 1.0))
+    assert always.rows == pytest.approx(alone.rows, rel=0.01)
+    assert always.held_rows == pytest.approx(always.rows, rel=0.01)
+    assert alone.mean_rows < alone.held_rows < 0.8 * alone.rows  # over four layers
 
 
 @settings(max_examples=25, deadline=None)
@@ -171,6 +235,18 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"balance": "zipf"}, "balance zipf needs skew, such as 0.8"),
         ({"balance": "counts"}, "balance counts and a file of counts go together"),
         ({"counts": "x.csv"}, "balance counts and a file of counts go together"),
+        (
+            {"balance": "uniform", "correlation": 0.5},
+            r"correlation is of popularities that are drawn \(zipf, power_law\), not of uniform",
+        ),
+        (
+            {"redundant_experts": 8, "placement": "as_numbered"},
+            "redundant_experts are placed by popularity: drop placement as_numbered",
+        ),
+        (
+            {"redundant_experts": 8, "imbalance": 2.0},
+            "imbalance is stated, and redundant_experts imply another: drop one of them",
+        ),
         (
             {"balance": "zipf", "skew": 1.0, "imbalance": 2.0},
             "imbalance is stated, and balance zipf implies another: drop one of them",

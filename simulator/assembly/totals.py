@@ -15,7 +15,10 @@ from simulator.graph.operator import Collective, HostTransfer, Item, Operator
 
 @dataclass(slots=True)
 class Sums:
-    """What one rank does: FLOPs, and bytes through its memory, its scale-up link and its network port."""
+    """What one rank does: FLOPs, and bytes through its memory, its scale-up link and its network port.
+
+    Where expert ranks are uneven it is the mean one: sums are reported and paid for all ranks together.
+    """
 
     flops: float = 0.0
     memory_bytes: float = 0.0
@@ -25,7 +28,7 @@ class Sums:
 
     def add(self, operator: Operator, times: float) -> None:
         """Count `times` executions of an operator."""
-        work, calls = operator.work, operator.calls * times
+        work, calls = operator.work, operator.calls * times * operator.mean_share
         if isinstance(work, Collective):
             inside, outside = sent_bytes(work)
             self.link_bytes += inside * calls

@@ -14,6 +14,7 @@ from simulator.assembly.totals import stage_totals
 from simulator.assembly.traffic import traffic_record
 from simulator.cost.price import electricity_usd
 from simulator.cost.spares import paid_gpus
+from simulator.graph.builder import Build
 from simulator.result import Energy, Number, Price, Result
 from simulator.spec import parameters as counts
 from simulator.spec.run import Run
@@ -48,6 +49,7 @@ def assemble_training(step: Step) -> Result:
             "resident_parameters": Number.exact(float(run.model.parameters)),
             "touched_parameters": Number.exact(float(run.model.active_parameters)),
             "dropped_token_fraction": Number.exact(b.load.dropped_fraction) if b.load else None,
+            **_dropped(b, tokens),
             "breakdown": breakdown_items(
                 figures.exposed, figures.hidden, evidence.errors, evidence.model, evidence.basis
             ),
@@ -61,6 +63,16 @@ def assemble_training(step: Step) -> Result:
             "bill": _bill(run, figures),
         }
     )
+
+
+def _dropped(b: Build, tokens: int) -> dict[str, Number]:
+    """Rows that found no room in their experts while `tokens` passed: of a layer, and of all."""
+    if b.load is None or not b.load.dropped_fraction:
+        return {}
+    model = b.run.model
+    layer = b.load.dropped_fraction * tokens * (model.num_experts_per_tok or 1)
+    layers = model.layer_kinds.count("moe")
+    return {"dropped_rows_per_layer": Number.exact(layer), "dropped_rows": Number.exact(layer * layers)}
 
 
 def _bill(run: Run, figures: StepFigures) -> list[Price]:

@@ -129,7 +129,7 @@ def stored_bytes(b: Build, layer: Layer) -> float:
     settings = b.layout.settings
     if settings.recompute == "full":
         return b.shapes.rows * b.run.model.hidden_size * BF16
-    kept = live_bytes(b, layer, frozenset(settings.recompute_modules))
+    kept = _layer_bytes(b, layer, frozenset(settings.recompute_modules), b.load.held_rows if b.load else 0.0)
     return kept * b.run.defaults.recompute_kept_fraction if settings.recompute_fraction else kept
 
 
@@ -141,12 +141,17 @@ def deferred_bytes(b: Build, layer: Layer) -> float:
     return sum(w.m * (w.n + w.k) * w.row_bytes * calls for w, calls in works if isinstance(w, WeightGrad))
 
 
-def live_bytes(b: Build, layer: Layer, dropped: frozenset[str] = frozenset()) -> float:
-    """Bytes a layer holds while its own backward pass runs, everything recomputed but the modules in `dropped`."""
+def live_bytes(b: Build, layer: Layer) -> float:
+    """Bytes a layer holds while its own backward pass runs, everything recomputed."""
+    return _layer_bytes(b, layer, frozenset(), b.load.rows if b.load else 0.0)
+
+
+def _layer_bytes(b: Build, layer: Layer, dropped: frozenset[str], expert_rows: float) -> float:
+    """Bytes of a layer without what the modules in `dropped` recompute, on a rank that holds so many expert rows."""
     attention = _attention_bytes(b, dropped) * (2 if layer.cross_attention else 1)
     match layer.kind:
         case "moe":
-            return attention + _moe_bytes(b, dropped)
+            return attention + _moe_bytes(b, dropped, expert_rows)
         case "peer":
             return attention + _peer_bytes(b)
         case _:
@@ -189,9 +194,8 @@ def _ffn_bytes(b: Build, width: float, dropped: frozenset[str]) -> float:
     return s.tokens * (norms * hidden / layout.sequence_split + inside)
 
 
-def _moe_bytes(b: Build, dropped: frozenset[str]) -> float:
-    s, model, layout, load = b.shapes, b.run.model, b.layout, b.load
-    assert load is not None
+def _moe_bytes(b: Build, dropped: frozenset[str], expert_rows: float) -> float:
+    s, model, layout = b.shapes, b.run.model, b.layout
     hidden, width = model.hidden_size, model.moe_intermediate_size / layout.etp
     gates = 2 if model.expert_gated_ffn else 1
     if "moe" in dropped:  # its input is kept
@@ -199,7 +203,7 @@ def _moe_bytes(b: Build, dropped: frozenset[str]) -> float:
     kept = _kept_bytes(b)
     columns = gates if "moe_act" in dropped else gates + 1
     weighted = BF16 if kept == BF16 else 0.0  # what experts yield, unless its weights multiply what is recomputed
-    rows = load.rows * ((kept + weighted) * hidden + kept * width * columns)
+    rows = expert_rows * ((kept + weighted) * hidden + kept * width * columns)
     router = s.rows * (2.0 * hidden + 4.0 * (model.num_experts or 0))
     shared = model.shared_expert_intermediate_size
     return rows + router + (s.tokens * kept * shared * (gates + 1) / layout.tp if shared else 0.0)

@@ -63,17 +63,19 @@ def _adjoint(s: Shapes, operator: Operator, accumulate_bytes: float) -> list[Ope
 
 
 def _gemm_adjoint(s: Shapes, operator: Operator, work: Gemm, accumulate_bytes: float) -> list[Operator]:
-    name, item = operator.name, operator.item
+    name = operator.name
     parts = []
     quantise = quantise_bytes(work.precision, transposed_operands=s.transposed_operands)
+    again = operator._replace(module="")
     if quantise:
-        parts.append(Operator(f"{name} grad quantise", "elementwise", Traffic(work.m * work.n * quantise)))
+        moved = Traffic(work.m * work.n * quantise)
+        parts.append(again._replace(name=f"{name} grad quantise", item="elementwise", work=moved))
     grad_input = work._replace(n=work.k, k=work.n)
     grad_weight = WeightGrad(
         work.m, work.n, work.k, work.precision, work.groups, work.row_bytes, accumulate_bytes, work.grouped
     )
-    parts.append(Operator(f"{name} dgrad", item, grad_input))
-    parts.append(Operator(f"{name} wgrad", item, grad_weight))
+    parts.append(again._replace(name=f"{name} dgrad", work=grad_input))
+    parts.append(again._replace(name=f"{name} wgrad", work=grad_weight))
     return parts
 
 

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.graph.moe import ExpertLoad
+from simulator.graph.placement import balanced, replicate
+from simulator.graph.transformer import Shapes
+from simulator.spec.workload import Routing
 
 
 @lru_cache(maxsize=64)
@@ -49,13 +52,54 @@ def fullest_rank(experts: int, top_k: int, skew: float, ranks: int) -> float:
     return min(ranks, 1 + sqrt(2 * log(ranks)) * spread)
 
 
-def served_load(
-    experts: int, top_k: int, *, skew: float, tokens: float, ep: int, imbalance: float | None
-) -> ExpertLoad:
-    """The fullest of `ep` expert ranks when `tokens` are routed together; `imbalance` overrides what popularity
-    implies."""
-    fullest = fullest_rank(experts, top_k, skew, ep) if imbalance is None else imbalance
+def served_load(s: Shapes, routing: Routing, *, skew: float, tokens: float) -> ExpertLoad:
+    """The fullest expert rank when `tokens` are routed together with popularity x^-`skew`.
+
+    A stated imbalance overrides what popularity implies. Experts lie anywhere, or where a load balancer puts them and
+    copies of the popular ones; their sources choose among copies at random.
+    """
+    model, ranks = s.model, s.layout.ep
+    experts, top_k = model.num_experts or 0, model.num_experts_per_tok or 1
+    copies = routing.redundant_experts
     sent = tokens * top_k
-    rows = sent / ep * fullest
-    touched = min(max(1.0, touched_experts(experts, top_k, skew, tokens) / ep), max(1.0, rows))
-    return ExpertLoad(rows, touched, experts / ep, sent, 0.0)
+    if "imbalance" in routing.model_fields_set:
+        fullest = routing.imbalance
+    elif routing.placement == "balanced":
+        domains = s.layout.expert_group.domains
+        fullest = placed_fullest(experts, top_k, skew, ranks, copies, model.n_group or 1, domains)
+    else:
+        fullest = fullest_rank(experts, top_k, skew, ranks)
+    rows = sent / ranks * fullest
+    touched = touched_slots(experts, top_k, skew, tokens, copies) / ranks
+    return ExpertLoad(
+        rows=rows,
+        mean_rows=sent / ranks,
+        held_rows=rows,
+        touched=min(max(1.0, touched), max(1.0, rows)),
+        local_experts=(experts + copies) / ranks,
+        sent_rows=sent,
+        dropped_fraction=0.0,
+    )
+
+
+@lru_cache(maxsize=64)
+def placed_fullest(
+    experts: int, top_k: int, skew: float, ranks: int, redundant: int, groups: int, domains: int
+) -> float:
+    """Rows of the fullest rank over their mean where experts and copies of them are placed by popularity.
+
+    The groups of experts are dealt to the popular and the others at random; a balancer's statistics are taken to hold.
+    """
+    dealt = np.random.default_rng(0).permutation(chosen(experts, top_k, skew))
+    placed = balanced(dealt, ranks, redundant=redundant, groups=groups, nodes=domains)
+    rows = placed.rows(dealt, ranks)
+    return float(rows.max() / rows.mean())
+
+
+def touched_slots(experts: int, top_k: int, skew: float, tokens: float, redundant: int) -> float:
+    """Expected experts, copies counted one by one, that at least one of `tokens` is routed to."""
+    if not redundant:
+        return touched_experts(experts, top_k, skew, tokens)
+    q = chosen(experts, top_k, skew)
+    times = replicate(q, redundant)
+    return float((times * (1 - (1 - q / times) ** tokens)).sum())

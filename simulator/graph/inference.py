@@ -116,15 +116,8 @@ def prepare_pass(run: Run, layout: Layout, step: Pass) -> Build:
 def _load(run: Run, s: Shapes) -> ExpertLoad | None:
     if not run.model.num_experts:
         return None
-    routing = run.routing
-    return served_load(
-        run.model.num_experts,
-        run.model.num_experts_per_tok or 1,
-        skew=read_inference_constants().routing_skew if routing.skew is None else routing.skew,
-        tokens=s.tokens * data_ranks(s.layout),
-        ep=s.layout.ep,
-        imbalance=routing.imbalance if "imbalance" in routing.model_fields_set else None,
-    )
+    skew = read_inference_constants().routing_skew if run.routing.skew is None else run.routing.skew
+    return served_load(s, run.routing, skew=skew, tokens=s.tokens * data_ranks(s.layout))
 
 
 def build_inference(b: Build, step: Pass | None = None, *, joined: Sequence[Operator] = ()) -> OperatorGraph:

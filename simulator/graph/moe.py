@@ -27,35 +27,57 @@ EXPERT_BIAS_BYTES = 18.0
 five passes in bf16. The number is a fit to the gpt-oss steps of workloads/validation/training.csv."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertLoad:
-    """What one expert rank receives in one micro-batch."""
+    """What the fullest expert rank receives in one micro-batch, which sets the time of a layer."""
 
     rows: float
     """Rows its experts compute."""
+    mean_rows: float
+    """The same of the mean rank."""
+    held_rows: float
+    """The same by layer of the rank that computes most in all layers of a stage, whose activations wait."""
     touched: float
-    """Its experts that receive at least one row."""
+    """Experts of a rank that receive at least one row."""
     local_experts: float
+    """Experts a rank holds, copies counted."""
     sent_rows: float
     """Rows a rank has to send: its own tokens times top-k."""
     dropped_fraction: float
+    """Of all rows of all ranks."""
+
+    @property
+    def mean_share(self) -> float:
+        """What the mean rank does of the fullest one's work."""
+        return self.mean_rows / self.rows
 
 
 def expert_load(s: Shapes, imbalance: float, capacity_factor: float | None) -> ExpertLoad:
     """Rows and touched experts of the fullest expert rank, which sets the time of computing and of the all-to-all.
 
-    Expectation under uniform routing: an expert is touched with 1 - (1 - k/E)^T by T tokens. With a capacity factor c,
-    an expert takes at most c times its fair share, so a rank's excess over c is dropped (balanced routing drops none).
+    Expectation under uniform routing: an expert is touched with 1 - (1 - k/E)^T by T tokens. Of a stated imbalance only
+    the fullest rank is known. With a capacity factor c, an expert takes at most c times its fair share, so that rank
+    drops what exceeds c (balanced routing drops none).
     """
     model, layout = s.model, s.layout
     experts, top_k = model.num_experts or 0, model.num_experts_per_tok or 0
     tokens = s.tokens / layout.tp  # each tensor rank dispatches its share
     sent = tokens * top_k
     fair = sent * layout.etp
-    kept = imbalance if capacity_factor is None else min(imbalance, capacity_factor)
+    fullest = min(imbalance, float(layout.ep))  # which has all rows at most
+    kept = fullest if capacity_factor is None else min(fullest, capacity_factor)
+    dropped = (fullest - kept) / layout.ep
     group_tokens = tokens * layout.ep * layout.etp
     touched = experts / layout.ep * (1 - (1 - top_k / experts) ** group_tokens)
-    return ExpertLoad(fair * kept, max(1.0, touched), experts / layout.ep, sent, 1 - kept / imbalance)
+    return ExpertLoad(
+        rows=fair * kept,
+        mean_rows=fair * (1 - dropped),
+        held_rows=fair * kept,
+        touched=max(1.0, touched),
+        local_experts=experts / layout.ep,
+        sent_rows=sent,
+        dropped_fraction=dropped,
+    )
 
 
 def distinct_ranks(ranks: int, top_k: int) -> float:
@@ -88,7 +110,7 @@ def all_to_all(s: Shapes, name: str, load: ExpertLoad, element: float = ACTIVATI
         inside = top_k * (group.per_domain - 1) / group.size
         remote = top_k * outside
     work = Collective("all_to_all", tokens * inside * row, group, tokens * remote * row)
-    return [Operator(name, "all_to_all", work, module="moe")]
+    return [Operator(name, "all_to_all", work, module="moe", mean_share=load.mean_share)]
 
 
 def experts(s: Shapes, load: ExpertLoad) -> list[Operator]:
@@ -115,7 +137,8 @@ def experts(s: Shapes, load: ExpertLoad) -> list[Operator]:
 
     bias = rows * (gates * width + hidden) * EXPERT_BIAS_BYTES if model.expert_bias else 0.0
     activation = elementwise(s, "expert activation", rows * width * (2 * gates + 2) + bias, module="moe_act")
-    return [*grouped("expert up", gates * width, hidden), activation, *grouped("expert down", hidden, width)]
+    parts = [*grouped("expert up", gates * width, hidden), activation, *grouped("expert down", hidden, width)]
+    return [part._replace(mean_share=load.mean_share) for part in parts]
 
 
 def moe_feed_forward(s: Shapes, load: ExpertLoad) -> list[Operator]:
@@ -154,4 +177,4 @@ def _expert_tensor(s: Shapes, load: ExpertLoad, kind: str) -> list[Operator]:
         return []
     size = load.rows * s.model.hidden_size * ACTIVATION_BYTES
     work = Collective(kind, size, group)  # type: ignore[arg-type]
-    return [Operator(f"expert {kind.replace('_', '-')}", "expert_tensor_parallel", work, module="moe")]
+    return [Operator(f"expert {kind.replace('_', '-')}", "expert_tensor_parallel", work, 1.0, "moe", load.mean_share)]

@@ -193,3 +193,5 @@ class Operator(NamedTuple):
     @property
     def is_communication(self) -> bool:
         return isinstance(self.work, Collective)
+    mean_share: float = 1.0
+    """What the mean rank does of it, where the fullest one's work is written down because it sets the time."""

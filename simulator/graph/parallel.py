@@ -37,6 +37,8 @@ class Layout:
     seq: int
     settings: Settings
     schedule: str = "1f1b"
+    expert_copies: float = 1.0
+    """Copies of an expert on the ranks of an expert group, on average."""
 
     @property
     def tokens(self) -> float:
@@ -162,7 +164,27 @@ def _layout(run: Run) -> Layout:
         seq=seq,
         settings=settings,
         schedule=schedule,
+        expert_copies=_expert_copies(run),
     )
+
+
+def _expert_copies(run: Run) -> float:
+    """Copies of an expert, mean over experts. Raises InfeasibleError where copies can't be held or kept alike."""
+    redundant, experts, ep = run.routing.redundant_experts, run.model.num_experts, run.parallelism.ep
+    if not redundant:
+        return 1.0
+    path = "routing.redundant_experts"
+    if not experts:
+        raise InfeasibleError(f"redundant_experts needs experts; {run.model.name} has none", path=path)
+    if run.training is not None:
+        raise InfeasibleError(
+            "redundant_experts is for inference and serving: in training the gradients of all copies would have to be"
+            " summed in every step",
+            path=path,
+        )
+    if (experts + redundant) % ep:
+        raise InfeasibleError(f"ep {ep} must divide the {experts} experts and {redundant} copies", path=path)
+    return (experts + redundant) / experts
 
 
 def _check_cut(run: Run, schedule: str, micro_batches: int, settings: Settings) -> None:
@@ -202,7 +224,7 @@ def _expert_split(run: Run, settings: Settings) -> tuple[int, int, int]:
         if split.ep > 1:
             raise InfeasibleError(f"ep {split.ep} needs experts; {model.name} has none", path="parallelism.ep")
         return 1, settings.etp, max(1, stage_gpus // settings.etp)
-    if experts % split.ep:
+    if experts % split.ep and not run.routing.redundant_experts:
         raise InfeasibleError(
             f"ep {split.ep} must divide the {experts} experts",
             path="parallelism.ep",
@@ -260,6 +282,9 @@ def _candidates(run: Run, path: str) -> Iterable[int | str]:
             return ()
         case "training.schedule":
             return ("1f1b",)
+        case "routing.redundant_experts":
+            redundant, ep = run.routing.redundant_experts, split.ep
+            return () if run.training is not None else (-(-redundant // ep) * ep, redundant // ep * ep)
         case _:
             now = stated(getattr(split, path.removeprefix("parallelism.")), split.tp)
             return [d for d in range(min(now, gpus + 1) - 1, 0, -1) if gpus % d == 0]

@@ -21,7 +21,7 @@ def layer_held(model: ModelSpec, layout: Layout, layer: Layer) -> tuple[float, f
     replicated = parts.ffn if layer.kind == "peer" else 0
     dense = (parts.attention + parts.ffn - replicated) / layout.tp + replicated + parts.router + parts.norms
     share = model.experts_shared_layers if layer.kind == "moe" else 1
-    return dense, parts.experts / share / (layout.ep * layout.etp)
+    return dense, parts.experts * layout.expert_copies / share / (layout.ep * layout.etp)
 
 
 def stage_held(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 from functools import lru_cache
+from math import sqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from simulator.errors import SpecError
 from simulator.graph.moe import ExpertLoad
+from simulator.graph.placement import balanced
 from simulator.graph.transformer import Shapes
 from simulator.spec.workload import Routing
 
@@ -36,40 +38,58 @@ def routed_load(s: Shapes, routing: Routing) -> ExpertLoad:
     model, layout = s.model, s.layout
     experts, top_k = model.num_experts or 0, model.num_experts_per_tok or 1
     sent = s.tokens / layout.tp * top_k
-    drawn = _drawn(routing, experts, top_k, layout.ep, round(sent * layout.ep * layout.etp))
-    return ExpertLoad(drawn.fullest, drawn.touched, experts / layout.ep, sent, drawn.dropped)
+    layers = -(-model.layer_kinds.count("moe") // layout.pp)
+    drawn = _drawn(routing, experts, top_k, layout.ep, round(sent * layout.ep * layout.etp), layers)
+    return ExpertLoad(
+        rows=drawn.fullest,
+        touched=drawn.touched,
+        local_experts=experts / layout.ep,
+        sent_rows=sent,
+        dropped_fraction=drawn.dropped,
+        mean_rows=drawn.mean,
+        held_rows=drawn.held,
+    )
 
 
 class _Drawn(NamedTuple):
-    """Means over the draws: rows of the fullest rank, experts a rank touches, share of rows dropped."""
+    """Means over the draws: rows of the fullest rank in a layer, of any rank, and by layer of the rank that is fullest
+    over all layers of a stage; experts a rank touches; share of rows dropped."""
 
     fullest: float
+    mean: float
+    held: float
     touched: float
     dropped: float
 
 
 @lru_cache(maxsize=256)
-def _drawn(routing: Routing, experts: int, top_k: int, ranks: int, rows: int) -> _Drawn:
-    """`rows` routed together to `experts` on `ranks`."""
+def _drawn(routing: Routing, experts: int, top_k: int, ranks: int, rows: int, layers: int) -> _Drawn:
+    """`rows` routed together to `experts` on `ranks`, of which a stage holds `layers` layers."""
     popularity = popularities(routing, experts)
     counts = _draws(popularity, top_k, rows, routing.seed)
     limit = np.inf if routing.capacity_factor is None else routing.capacity_factor * rows / experts
     kept = np.minimum(counts, limit)
-    by_rank = _dealt(kept, popularity, ranks, routing.placement)
-    touched = float((counts > 0).sum(axis=1).mean()) / ranks
-    return _Drawn(float(by_rank.max(axis=1).mean()), max(1.0, touched), float(1 - kept.sum() / counts.sum()))
+    by_rank = _by_rank(kept, popularity, ranks, routing.placement)
+    together = min(layers, DRAWS)
+    by_stage = by_rank[: DRAWS // together * together].reshape(-1, together, ranks).mean(axis=1)
+    return _Drawn(
+        fullest=float(by_rank.max(axis=1).mean()),
+        mean=float(by_rank.mean()),
+        held=float(by_stage.max(axis=1).mean()),
+        touched=max(1.0, float((counts > 0).sum(axis=1).mean()) / ranks),
+        dropped=float(1 - kept.sum() / counts.sum()),
+    )
 
 
 def popularities(routing: Routing, experts: int) -> Array:
     """How often each expert is chosen relative to the others: an array (layers known apart, experts) whose rows sum to
     1."""
-    generator = np.random.default_rng(routing.seed)
     match routing.balance:
         case "zipf":
-            ranked = np.arange(1, experts + 1, dtype=np.float64) ** -(routing.skew or 0.0)
-            weight = generator.permuted(np.tile(ranked, (DRAWS, 1)), axis=1)
+            order = _uniform(routing, experts).argsort(axis=1).argsort(axis=1)
+            weight = (order + 1.0) ** -(routing.skew or 0.0)
         case "power_law":
-            weight = _power_law(generator.random((DRAWS, experts)), routing.skew or 0.0)
+            weight = _power_law(_uniform(routing, experts), routing.skew or 0.0)
         case "counts":
             assert routing.counts is not None
             weight = read_counts(routing.counts, experts)
@@ -77,6 +97,18 @@ def popularities(routing: Routing, experts: int) -> Array:
             weight = np.ones((1, experts))
     shares: Array = weight / weight.sum(axis=1, keepdims=True)
     return shares
+
+
+def _uniform(routing: Routing, experts: int) -> Array:
+    """Where each expert of each layer stands among all, from 0 to 1: an array (DRAWS, experts).
+
+    An expert keeps a place that is its own in all layers with probability sqrt(c), and stands anywhere else: two layers
+    then both keep it with probability c, which is the rank correlation of their experts.
+    """
+    generator = np.random.default_rng(routing.seed)
+    own = generator.random((DRAWS, experts))
+    keeps = generator.random((DRAWS, experts)) < sqrt(routing.correlation)
+    return np.where(keeps, generator.random(experts), own)
 
 
 def _power_law(uniform: Array, exponent: float) -> Array:
@@ -107,27 +139,13 @@ def _capped(popularity: Array, top_k: int) -> Array:
     return chosen
 
 
-def _dealt(rows: Array, popularity: Array, ranks: int, placement: str) -> Array:
-    """Rows of each rank: an array (draws, ranks). `balanced` deals by popularity, the fullest to the emptiest rank."""
+def _by_rank(rows: Array, popularity: Array, ranks: int, placement: str) -> Array:
+    """Rows of each rank: an array (draws, ranks). `balanced` deals experts by popularity."""
     draws, experts = rows.shape
     if placement == "as_numbered":
         return np.asarray(rows.reshape(draws, ranks, experts // ranks).sum(axis=2))
-    homes = np.array([_balanced(row, ranks) for row in popularity])[np.arange(draws) % len(popularity)]
-    out = np.zeros((draws, ranks))
-    np.add.at(out, (np.arange(draws)[:, None], homes), rows)
-    return out
-
-
-def _balanced(popularity: Array, ranks: int) -> NDArray[np.int64]:
-    """The rank of every expert: in order of popularity each goes to the rank with the least that has room left."""
-    homes = np.zeros(popularity.size, dtype=np.int64)
-    load, room = np.zeros(ranks), np.full(ranks, popularity.size // ranks)
-    for expert in np.argsort(-popularity, kind="stable"):
-        rank = int(np.argmin(np.where(room > 0, load, np.inf)))
-        homes[expert] = rank
-        load[rank] += popularity[expert]
-        room[rank] -= 1
-    return homes
+    placed = [balanced(row, ranks) for row in popularity]
+    return np.array([placed[i % len(placed)].rows(rows[i], ranks) for i in range(draws)])
 
 
 @lru_cache(maxsize=16)

@@ -52,6 +52,8 @@ _ALL = (
     Metric("hardware_flops_per_gpu", "Hardware FLOPs per GPU", _flop),
     Metric("flops_per_token", "Model FLOPs per token", _flop),
     Metric("dropped_token_fraction", "Tokens dropped", numbers.percent, "low"),
+    Metric("dropped_rows", "Rows dropped by experts per step", numbers.counts, "low"),
+    Metric("dropped_rows_per_layer", "Rows dropped by experts per step and layer", numbers.counts, "low"),
     Metric("resident_parameters", "Resident parameters", numbers.counts),
     Metric("touched_parameters", "Touched parameters", numbers.counts),
     Metric("graph_density_active", "Graph density, active", numbers.ratios),
