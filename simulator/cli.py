@@ -61,6 +61,9 @@ def run(
         Literal["fast", "events", "auto"],
         typer.Option(help="Who times a training step: longest paths, events with shared links, or either as needed."),
     ] = "fast",
+    beside: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Another training run, whose nodes share the leaf switches.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Simulate one run: step time, throughput, MFU, memory, energy, money, each with its 90 % interval.
@@ -79,6 +82,9 @@ def run(
     moesim run my.yaml --engine events
     — the same step with transfers that share links
 
+    moesim run my.yaml --beside theirs.yaml
+    — the same with another job on the fabric, and what each makes of the other
+
     moesim run my.yaml --json
     — the whole result for a script
     """
@@ -87,9 +93,15 @@ def run(
 
     spec = read_run(shipped(file, "runs"), set_ or ())
     from simulator.explanation import explain
-    from simulator.simulation import simulate
 
-    result = explain(spec, simulate(spec, engine=engine))
+    if beside is None:
+        from simulator.simulation import simulate
+
+        result = explain(spec, simulate(spec, engine=engine))
+    else:
+        from simulator.neighbours import simulate_beside
+
+        result = explain(spec, simulate_beside(spec, read_run(shipped(beside, "runs"))))
     if out is not None:
         from simulator.report.page import render_run
         from simulator.report.trace import write_trace
@@ -105,6 +117,10 @@ def run(
     from simulator.cli_tables import print_result
 
     print_result(result)
+    if result.beside is not None:
+        from simulator.report.links_chart import beside_sentence
+
+        echo(beside_sentence(result.beside))
     if out is not None:
         echo(f"Wrote {out / 'report.html'}, result.json and trace.json.gz.")
 

@@ -268,6 +268,16 @@ class Lever(Record):
     color: Color | None = None
 
 
+class Beside(Record):
+    """What two jobs on one fabric do to each other: the step of each alone on its nodes, and beside the other."""
+
+    other: str
+    alone_s: float
+    beside_s: float
+    other_alone_s: float
+    other_beside_s: float
+
+
 class Assumption(Record):
     """One thing the result takes for granted, and how far the step time moves if it is otherwise."""
 

@@ -14,6 +14,7 @@ from simulator.records import (
     Assumption,
     Basis,
     BasisRow,
+    Beside,
     BreakdownItem,
     Chunk,
     Color,
@@ -55,6 +56,7 @@ __all__ = [
     "Assumption",
     "Basis",
     "BasisRow",
+    "Beside",
     "BreakdownItem",
     "Chunk",
     "Color",
@@ -136,17 +138,19 @@ class Result(Record):
     graph_density_stored: Number | None = None
     resident_parameters: Number | None = None
     touched_parameters: Number | None = None
+    # Of what tokens send to experts, what finds no room in them: its share, and how often in a step; None for none.
     dropped_token_fraction: Number | None = None
+    dropped_rows: Number | None = None
+    dropped_rows_per_layer: Number | None = None
 
     breakdown: list[BreakdownItem] = Field(default_factory=list)
     memory_by_stage: list[StageMemory] = Field(default_factory=list)
-    dropped_rows: Number | None = None
-    dropped_rows_per_layer: Number | None = None
     # How each component of memory is counted, a phrase by component, such as "bf16, 2 bytes × 1.87 B held here".
     memory_rules: dict[str, str] = Field(default_factory=dict)
     operators: list[OperatorRow] = Field(default_factory=list)
     timeline: Timeline | None = None
     traffic: Traffic | None = None
+    beside: Beside | None = None
     bill: list[Price] = Field(default_factory=list)
     levers: list[Lever] = Field(default_factory=list)
     assumptions: list[Assumption] = Field(default_factory=list)

@@ -146,10 +146,7 @@ def _evidence(costed: CostedGraph, work: object) -> tuple[float, int, str]:
     curves = costed.machine.curves
     timed = timed_by(costed.machine, work)
     if timed is not None:
-        fit = timed.fit
-        carried = f", carried over from {fit.carried_from}" if fit.carried_from else ""
-        source = f"{fit.kernel}, {fit.library} {fit.version}: {fit.source}{carried}"
-        return timed.relative_error, fit.measurements, source
+        return timed.relative_error, timed.fit.measurements, timed.source
     match work:
         case Gemm() | WeightGrad():
             curve = costed.machine.gemm(work.precision).curve
@@ -165,12 +162,15 @@ def _evidence(costed: CostedGraph, work: object) -> tuple[float, int, str]:
             return curves.memory.relative_error, 0, curves.memory.source
 
 
+OTHER_JOBS = "Other jobs on the same network"
+
+
 def not_modelled(b: Build) -> list[str]:
     """What this result leaves out."""
     left_out = [
         "Evaluation pauses" if b.run.reliability else "Failures, restarts, checkpoints and evaluation pauses",
         "Data loading and host-side preprocessing",
-        "Other jobs on the same network",
+        OTHER_JOBS,
     ]
     if b.run.hardware.stragglers is None:
         left_out.append("Ranks slower than their neighbours, beyond the noise term")

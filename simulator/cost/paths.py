@@ -25,7 +25,7 @@ def crowding(hardware: Hardware, work: Collective) -> float:
     return fullest_path(max(1, peers) * ports, uplinks(hardware))
 
 
-def crossing_share(hardware: Hardware, work: Collective, nodes: int) -> float:
+def crossing_share(hardware: Hardware, work: Collective, nodes: float) -> float:
     """Share of what a rank of a group sends over the network that leaves its part of `nodes` neighbouring nodes.
 
     The group's domains lie side by side. Of a ring only the steps from one part to the next leave it; of an all-to-all

@@ -14,7 +14,7 @@ from simulator.cost.annotation import CostedGraph, CostedProgram
 from simulator.cost.collective import transfer_seconds
 from simulator.engine.fast import CUT, StepTimeline, last_tasks, sends
 from simulator.engine.flows import Transfer
-from simulator.engine.folding import FoldedLinks, collective_transfer, combined, fold_links
+from simulator.engine.folding import FoldedLinks, Tenancy, collective_transfer, combined, fold_links
 from simulator.engine.program import spend
 from simulator.engine.schedule import Schedule, schedule_of
 from simulator.engine.streams import Do, Instruction, Join, Launch, Mark, Signal, Streams, Wait
@@ -39,9 +39,9 @@ class Expansion:
     """By stage, pass and chunk."""
 
 
-def expand(costed: CostedGraph, timeline: StepTimeline) -> Expansion:
+def expand(costed: CostedGraph, timeline: StepTimeline, tenancy: Tenancy | None = None) -> Expansion:
     """The streams of a training step that the fast engine has timed."""
-    pipeline, links, constants = costed.graph.pipeline, fold_links(costed), read_constants()
+    pipeline, links, constants = costed.graph.pipeline, fold_links(costed, tenancy), read_constants()
     schedule = schedule_of(pipeline.schedule, pipeline.stages, pipeline.chunks, pipeline.micro_batches)
     compiler = _Compiler(costed, links, constants, {})
     launch = constants.host_micro_batch_us * US / (2 * pipeline.visits)

@@ -51,8 +51,19 @@ class Place(NamedTuple):
     node: int
     leaf: int
     pod: int
-    in_leaf: int
-    in_pod: int
+    in_leaf: float
+    in_pod: float
+
+
+class Tenancy(NamedTuple):
+    """A job that has only a part of every leaf, since another job's nodes lie between its own."""
+
+    nodes: int
+    """Of both jobs."""
+    share: float
+    """Of them that are this job's."""
+    oversubscription: float
+    """Of the leaves, whoever's nodes are below them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,8 @@ class FoldedLinks:
     places: tuple[Place, ...]
     ranks_in_node: int
     """Ranks of one stage in one node."""
+    leaf_nodes: float
+    """Nodes of this job under one leaf."""
 
     @property
     def capacity(self) -> tuple[float, ...]:
@@ -74,22 +87,26 @@ class FoldedLinks:
         return tuple([link.bandwidth for link in self.links])
 
 
-def fold_links(costed: CostedGraph) -> FoldedLinks:
-    """The links that the stages of a graph use."""
+def fold_links(costed: CostedGraph, tenancy: Tenancy | None = None) -> FoldedLinks:
+    """The links that the stages of a graph use, of a machine of their own or as one of two tenants."""
     graph, hardware = costed.graph, costed.machine.hardware
     stages = range(graph.pipeline.stages)
     machines = tuple([costed.machine_of(stage) for stage in stages])
-    places = _places(hardware, graph.replicas, len(stages))
-    laid = _Laid(machines, places, graph.replicas < hardware.gpus_per_node and len(stages) > 1)
+    leaf_nodes = LEAF_NODES * tenancy.share if tenancy else 1 if hardware.network.kind == "torus" else LEAF_NODES
+    places = _places(hardware, graph.replicas, len(stages), leaf_nodes)
+    laid = _Laid(machines, places, tenancy, graph.replicas < hardware.gpus_per_node and len(stages) > 1)
     out, into = (tuple([laid.direction(way, stage) for stage in stages]) for way in WAYS)
-    return FoldedLinks(machines, tuple(laid.links), out, into, places, min(graph.replicas, hardware.gpus_per_node))
+    per_node = min(graph.replicas, hardware.gpus_per_node)
+    return FoldedLinks(machines, tuple(laid.links), out, into, places, per_node, leaf_nodes)
 
 
 class _Laid:
     """The links laid so far."""
 
-    def __init__(self, machines: Sequence[Machine], places: Sequence[Place], shared: bool) -> None:
-        self.machines, self.places, self.shared = machines, places, shared
+    def __init__(
+        self, machines: Sequence[Machine], places: Sequence[Place], tenancy: Tenancy | None, shared: bool
+    ) -> None:
+        self.machines, self.places, self.tenancy, self.shared = machines, places, tenancy, shared
         self.links: list[FoldedLink] = []
         self.numbers: dict[tuple[Kind, Way, int], int] = {}
 
@@ -103,7 +120,7 @@ class _Laid:
     def _link(self, kind: Kind, way: Way, where: int, stage: int) -> int | None:
         machine, key = self.machines[stage], (kind, way, where)
         if key not in self.numbers:
-            bandwidth = _bandwidth(machine, kind, self.places[stage])
+            bandwidth = _bandwidth(machine, kind, self.places[stage], self.tenancy)
             if not bandwidth:
                 return None
             name = f"{_name(machine.hardware, kind, where, stage, self.shared)}, {way}"
@@ -117,20 +134,19 @@ class _Laid:
 WAYS: tuple[Way, Way] = ("out", "in")
 
 
-def _places(hardware: Hardware, replicas: int, stages: int) -> tuple[Place, ...]:
-    per_leaf = 1 if hardware.network.kind == "torus" else LEAF_NODES
+def _places(hardware: Hardware, replicas: int, stages: int, per_leaf: float) -> tuple[Place, ...]:
     per_pod = hardware.network.pods.nodes if hardware.network.pods else hardware.nodes
     places = []
     for stage in range(stages):
         first = stage * replicas // hardware.gpus_per_node
         end = max(first + 1, ceil((stage + 1) * replicas / hardware.gpus_per_node))
-        leaf, pod = first // per_leaf, first // per_pod
+        leaf, pod = int(first / per_leaf), first // per_pod
         in_leaf, in_pod = (min(end, (at + 1) * size) - first for at, size in ((leaf, per_leaf), (pod, per_pod)))
         places.append(Place(first, leaf, pod, in_leaf, in_pod))
     return tuple(places)
 
 
-def _bandwidth(machine: Machine, kind: Kind, place: Place) -> float:
+def _bandwidth(machine: Machine, kind: Kind, place: Place, tenancy: Tenancy | None) -> float:
     """Bytes/s, one direction; 0 where there is no such link or nothing can fill it."""
     hardware, efficiency = machine.hardware, machine.curves.network.efficiency
     nic, upper = machine.nic, hardware.all_to_all_bandwidth_per_gpu
@@ -141,6 +157,9 @@ def _bandwidth(machine: Machine, kind: Kind, place: Place) -> float:
         case "ports":
             return efficiency * nic * in_node
         case "uplinks":
+            if tenancy is not None:
+                below = min(LEAF_NODES, tenancy.nodes - place.leaf * LEAF_NODES)
+                return efficiency * nic * in_node * below / tenancy.oversubscription
             if not nic or (upper >= nic and hardware.network.routing == "adaptive"):
                 return 0.0
             nodes = 1 if hardware.network.kind == "torus" else min(LEAF_NODES, hardware.nodes - place.leaf * LEAF_NODES)
@@ -222,7 +241,7 @@ def _crossing(links: FoldedLinks, work: Collective, source: int, target: int) ->
         return float(here.leaf != there.leaf), float(here.pod != there.pod)
     pods = hardware.network.pods
     above_pod = crossing_share(hardware, work, pods.nodes) if pods else 0.0
-    return crossing_share(hardware, work, LEAF_NODES), above_pod
+    return crossing_share(hardware, work, links.leaf_nodes), above_pod
 
 
 def _transfer(

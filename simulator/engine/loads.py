@@ -44,8 +44,13 @@ class Clash:
 def link_uses(links: Sequence[FoldedLink], played: Played, duration: float) -> tuple[LinkUse, ...]:
     """What every link of a play carried until `duration`."""
     loads = link_loads(played.carried, [link.bandwidth for link in links], duration)
-    rows = zip(links, played.moved, played.full_seconds, loads.tolist(), strict=True)
-    return tuple([LinkUse(link, moved, full, tuple(load)) for link, moved, full, load in rows])
+    rows = zip(links, played.full_seconds, loads.tolist(), strict=True)
+    return tuple(
+        [
+            LinkUse(link, sum(load) / COLUMNS * duration * link.bandwidth, min(full, duration), tuple(load))
+            for link, full, load in rows
+        ]
+    )
 
 
 def clashes(links: Sequence[FoldedLink], played: Played) -> tuple[Clash, ...]:
@@ -70,7 +75,7 @@ def link_loads(
     width, edges = duration / columns, columns + 1
     if not places or not width:
         return np.zeros((len(capacity), columns))
-    moment, slope_of = np.array(times), np.array(slopes)
+    moment, slope_of = np.minimum(times, duration), np.array(slopes)
     edge = np.minimum(np.ceil(moment / width).astype(np.int64), columns)
     cell = np.array(places) * edges + edge
     shape = (len(capacity), edges)

@@ -6,6 +6,7 @@ fails both is played with events if it is small enough. `events` always plays.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -14,6 +15,7 @@ from simulator.engine.certificate import overloaded
 from simulator.engine.contention import play
 from simulator.engine.expansion import Expansion, expand
 from simulator.engine.fast import StageTime, StepTimeline
+from simulator.engine.folding import FoldedLink
 from simulator.engine.loads import clashes, link_uses
 from simulator.engine.pipeline import Times
 from simulator.engine.program import Spent
@@ -73,12 +75,18 @@ SMS_PATH = "execution.communication_sms"
 def _with_sharing(expansion: Expansion, fast: StepTimeline, slowdown: float) -> StepTimeline:
     """The fast engine's timeline with the times of an event play in place of its own."""
     played = play(expansion.streams, expansion.links.capacity, slowdown)
+    return as_played(expansion, fast, played, expansion.links.links, slowdown)
+
+
+def as_played(
+    expansion: Expansion, fast: StepTimeline, played: Played, links: Sequence[FoldedLink], slowdown: float = 0.0
+) -> StepTimeline:
+    """The fast engine's timeline with the times of a play on some links in place of its own."""
     clean = fast.duration - fast.noise
     end = max(played.marks[f"end {stage}"] for stage in range(len(fast.stages)))
     noise = fast.noise * end / clean
     stages = tuple([_stage(expansion, played, fast, stage) for stage in range(len(fast.stages))])
-    words = _words(expansion, played, max(0.0, end / clean - 1), slowdown)
-    links = expansion.links.links
+    words = _words(links, played, end, max(0.0, end / clean - 1), slowdown)
     return StepTimeline(
         duration=end + noise,
         stages=stages,
@@ -135,7 +143,7 @@ def _mean_times(expansion: Expansion, played: Played, alone: Times) -> Times:
     return Times(forward, backward, sum(lags) / len(lags) if lags else 0.0, *others)
 
 
-def _words(expansion: Expansion, played: Played, added: float, slowdown: float) -> str:
+def _words(links: Sequence[FoldedLink], played: Played, end: float, added: float, slowdown: float) -> str:
     """What sharing did, in a phrase."""
     sharing = (
         "sharing"
@@ -146,5 +154,5 @@ def _words(expansion: Expansion, played: Played, added: float, slowdown: float) 
     fullest = max(range(len(played.full_seconds)), key=played.full_seconds.__getitem__, default=0)
     if not played.full_seconds[fullest]:
         return f"{words}: no link was ever asked for more than it carries"
-    share, link = played.full_seconds[fullest] / played.duration, expansion.links.links[fullest]
-    return f"{words}; for {share:.1%} of it more was asked of one link than it carries ({link.name})"
+    share = min(1.0, played.full_seconds[fullest] / end)
+    return f"{words}; for {share:.1%} of it more was asked of one link than it carries ({links[fullest].name})"

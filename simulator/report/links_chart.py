@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from simulator.report import numbers, svg
 from simulator.report.tables import Cell, Table, table
 from simulator.report.timeline_chart import steps_path, time_axis
-from simulator.result import Fabric, LinkLoad, Meeting, Result
+from simulator.result import Beside, Fabric, LinkLoad, Meeting, Result
 
 MOST_LINKS = 10
 _TOP, _ROW, _GAP = 8.0, 28.0, 10.0
@@ -71,6 +71,17 @@ def meetings_finding(result: Result, fabric: Fabric) -> str:
     cost, share = numbers.seconds([fabric.sharing_s]), fabric.sharing_s / result.step_time_s.value
     worst = fabric.meetings[0].link
     return f"Sharing adds {cost.text(fabric.sharing_s)} to the step, {numbers.share(share)} of it; most met on {worst}."
+
+
+def beside_sentence(beside: Beside) -> str:
+    """What two jobs on one fabric do to each other."""
+    mine, theirs = beside.beside_s / beside.alone_s - 1, beside.other_beside_s / beside.other_alone_s - 1
+    scale = numbers.seconds([beside.alone_s])
+    return (
+        f"Beside {beside.other} a step takes {scale.text(beside.beside_s)}, alone on its nodes "
+        f"{scale.text(beside.alone_s)} ({numbers.signed_share(mine)}); {beside.other} changes by "
+        f"{numbers.signed_share(theirs)}."
+    )
 
 
 def _shown(fabric: Fabric) -> list[LinkLoad]:

@@ -20,7 +20,7 @@ from simulator.report.figures import figures, precision_finding
 from simulator.report.findings import breakdown_finding
 from simulator.report.kinds import batch_unit, chip, work_unit
 from simulator.report.levers_chart import levers_chart, levers_finding, refused
-from simulator.report.links_chart import links_over_time, meetings_finding, meetings_tables
+from simulator.report.links_chart import beside_sentence, links_over_time, meetings_finding, meetings_tables
 from simulator.report.memory_chart import infeasible_chart, memory_chart, memory_finding, memory_table
 from simulator.report.rendering import file_name, render
 from simulator.report.roofline_chart import roofline_chart, roofline_finding, roofline_table
@@ -145,6 +145,7 @@ def _traffic(result: Result) -> dict[str, Any]:
     fabric = traffic.fabric if traffic else None
     return {
         "fabric": fabric,
+        "beside": beside_sentence(result.beside) if result.beside else "",
         "fabric_wide": fabric_chart(fabric, wide=True) if fabric else "",
         "fabric_narrow": fabric_chart(fabric, wide=False) if fabric else "",
         "fabric_finding": fabric_finding(fabric) if fabric else "",
