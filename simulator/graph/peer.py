@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from math import isqrt
 
-from simulator.graph.moe import distinct_ranks
+from simulator.graph.dispatch import distinct_ranks
 from simulator.graph.operator import Collective, Gemm, Operator, Traffic
 from simulator.graph.transformer import (
     ACTIVATION_BYTES,
