@@ -166,93 +166,6 @@ class Timeline(Record):
     flows: list[Flow] = Field(default_factory=list)
 
 
-class Link(Record):
-    """Traffic one GPU sends over one kind of link in one step, one direction."""
-
-    name: str
-    bandwidth_bytes_per_s: float
-    bytes: float
-    busy_s: float
-    utilisation: float
-
-
-class Matrix(Record):
-    """Bytes sent per step from row to column."""
-
-    labels: list[str]
-    bytes: list[list[float]]
-
-
-class LinkLoad(Record):
-    """One link of the machine in one direction, as the pipeline stages `stages` load it in one step.
-
-    `load` is the share of its bandwidth that it carries in equal columns of the step, and `full_s` how long it was
-    asked for more; both where events were played.
-    """
-
-    name: str
-    kind: Literal["scale-up", "ports", "uplinks", "pod"]
-    way: Literal["out", "in"]
-    stages: list[int]
-    bandwidth_bytes_per_s: float
-    bytes: float
-    utilisation: float
-    full_s: float | None = None
-    load: list[float] = Field(default_factory=list)
-
-
-class Meeting(Record):
-    """Transfers that asked a link for more than it carries, how long, and how much later they got done, summed."""
-
-    link: str
-    transfers: list[str]
-    seconds: float
-    delay_s: float
-
-
-class Place(Record):
-    """Where a pipeline stage begins: its first node, leaf and pod."""
-
-    stage: int
-    node: int
-    leaf: int
-    pod: int
-
-
-class Fabric(Record):
-    """The machine's links, nodes, leaves and pods, and what a step makes of them.
-
-    Links and places are those of the drawn stages.
-    """
-
-    topology: str
-    gpus: int
-    gpus_per_node: int
-    scale_up_domain: int
-    nodes: int
-    ports_per_node: int
-    planes: int
-    leaves: int
-    pods: int
-    oversubscription: float
-    torus: list[int]
-    upper: str
-    places: list[Place]
-    links: list[LinkLoad]
-    meetings: list[Meeting]
-    # What sharing adds to the step; None where no events were played.
-    sharing_s: float | None
-    faults: list[str]
-
-
-class Traffic(Record):
-    in_node: Matrix
-    between_nodes: Matrix
-    links: list[Link]
-    note: str
-    fabric: Fabric | None = None
-
-
 class Lever(Record):
     """What one change does. Deltas are negative where the change saves; the interval is that of the difference."""
 
@@ -266,16 +179,6 @@ class Lever(Record):
     reason: str | None = None
     # Kind of time it acts on, for its bar; None where it acts on several.
     color: Color | None = None
-
-
-class Beside(Record):
-    """What two jobs on one fabric do to each other: the step of each alone on its nodes, and beside the other."""
-
-    other: str
-    alone_s: float
-    beside_s: float
-    other_alone_s: float
-    other_beside_s: float
 
 
 class Assumption(Record):

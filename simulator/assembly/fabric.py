@@ -12,7 +12,7 @@ from simulator.engine.fast import StepTimeline
 from simulator.engine.folding import FoldedLinks, collective_transfer, fold_links, upper_name
 from simulator.engine.loads import Clash
 from simulator.graph.operator import Operator
-from simulator.records import Fabric, LinkLoad, Meeting, Place
+from simulator.result import Fabric, LinkLoad, Meeting, Place
 from simulator.spec.hardware import Hardware, torus_shape
 
 MAX_MEETINGS = 24
