@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import repeat
+from itertools import islice, repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +69,38 @@ def test_even_arrivals_below_capacity_never_wait() -> None:
     outcome = serve(engine(), BUDGET, arrivals=arrivals)
     assert outcome.e2e.largest == pytest.approx(0.1)
     assert outcome.duration == pytest.approx(50 / 9 + 0.1)
+
+
+@pytest.mark.parametrize("burstiness", [0.0, 0.5, 1.0, 3.0])
+def test_gaps_have_the_mean_and_the_variation_asked_for(burstiness: float) -> None:
+    """Gamma distributed: 1 is exponential, whose median is ln 2 of its mean; 0 is even."""
+    gaps = np.diff(list(islice(arrival_times(4.0, burstiness, seed=2), 40_000)))
+    assert gaps.mean() == pytest.approx(0.25, rel=0.05)
+    assert gaps.std() / gaps.mean() == pytest.approx(burstiness, rel=0.03, abs=1e-9)
+    if burstiness == 1:
+        assert np.median(gaps) == pytest.approx(0.25 * np.log(2), rel=0.03)
+
+
+@pytest.mark.parametrize("rate", [4.0, 8.0])
+def test_requests_inside_are_the_rate_times_their_stay(rate: float) -> None:
+    """Little's law, of the load as it is sampled over time and of the latencies as they are counted at the end."""
+    arrivals = open_loop(arrival_times(rate, 1.0, seed=4), repeat((100, 51)), 10_000)
+    outcome = serve(engine(), replace(BUDGET, sequences=4), arrivals=arrivals)
+    inside = [sample.running + sample.waiting for sample in outcome.samples]
+    assert sum(inside) / len(inside) == pytest.approx(10_000 / outcome.duration * outcome.e2e.mean, rel=0.1)
+
+
+def test_cached_prompts_are_not_read_again() -> None:
+    """60 of 100 tokens are cached: 40 ms are left; of a wholly cached prompt the last token."""
+    for hit, read in ((0.0, 0.100), (0.6, 0.040), (1.0, 0.001)):
+        requests = open_loop(repeat(0.0), repeat((100, 1)), 1, hit=hit)
+        assert serve(engine(), BUDGET, arrivals=requests).e2e.mean == pytest.approx(read)
+
+
+def test_a_loop_finds_the_same_share_cached() -> None:
+    outcome = serve(engine(), BUDGET, loop=Loop(repeat((100, 1)), 1, 5, hit=0.5))
+    assert outcome.cached_tokens == 250
+    assert outcome.duration == pytest.approx(5 * 0.050)
 
 
 def test_decode_steps_between_events_are_one_event() -> None:

@@ -9,10 +9,12 @@ import pytest
 from simulator.errors import InfeasibleError, SpecError
 from simulator.graph.expert_traffic import chosen, fullest_rank, touched_experts
 from simulator.result import Result
-from simulator.simulation import simulate
+from simulator.simulation import inference_batch, simulate
 from simulator.spec.base import data_root
 from simulator.spec.framework import engine_file
+from simulator.spec.model import resolve_model
 from simulator.spec.run import Run, run_from_mapping
+from simulator.spec.workload import Economics
 
 TRACE = str(data_root() / "workloads/traces/chat-swell.csv")
 
@@ -83,7 +85,60 @@ def test_a_closed_loop_of_the_kind_serving() -> None:
     assert served.sustainable_requests_per_s is not None
 
 
+def test_cached_prefixes_shorten_the_first_token_and_the_bill() -> None:
+    cold, warm = (
+        simulate(run(isl=4000, request_rate=4.0, serving={"requests": 200, "prefix_hit": hit})) for hit in (0.0, 0.75)
+    )
+    assert values(warm).cached_tokens == pytest.approx(0.75 * values(warm).prompt_tokens, rel=1e-3)
+    assert values(cold).cached_tokens == 0
+    assert values(warm).ttft_s.p50.value < 0.6 * values(cold).ttft_s.p50.value
+    assert values(warm).sustainable_requests_per_s.value > 1.5 * values(cold).sustainable_requests_per_s.value
+    assert values(warm).joules_per_token.value < values(cold).joules_per_token.value
+
+
+def test_sweeps_use_a_closed_form_near_the_simulation() -> None:
+    asked = run(request_rate=10.0, serving={"requests": 1000, "prefix_hit": 0.5})
+    formula, simulated = (inference_batch(asked, closed_form=only).served.steady for only in (True, False))
+    assert formula.tpot == pytest.approx(simulated.tpot, rel=0.05)
+    assert formula.ttft == pytest.approx(simulated.ttft, rel=0.25)
+
+
+def test_prices_share_the_rent_between_prompts_and_answers() -> None:
+    """500 prompt and 100 answer tokens a request: their prices add up to the rent of all 600."""
+    asked = run(request_rate=10.0, serving={"requests": 300})
+    rented = simulate(asked.model_copy(update={"economics": Economics.model_validate({"gpu_hour": "3 USD/h"})}))
+    served = values(rented)
+    both = 500 * served.usd_per_million_prompt_tokens.value + 100 * served.usd_per_million_answer_tokens.value
+    assert both == pytest.approx(600 * served.usd_per_million_tokens.value)
+    assert rented.usd_per_million_output_tokens is not None
+    assert both == pytest.approx(100 * rented.usd_per_million_output_tokens.value)
+    assert served.good_share is None
+
+
+def test_quantiles_rise_from_the_fastest_to_the_slowest() -> None:
+    served = values(simulate(run(request_rate=10.0, serving={"requests": 300, "tpot_slo": "20 ms"})))
+    for latency in (served.ttft_s, served.tpot_s, served.e2e_s, served.queue_s):
+        seconds = [value for _, value in latency.quantiles]
+        assert seconds == sorted(seconds)
+        assert dict(latency.quantiles)[0.5] == latency.p50.value
+    assert served.good_share * served.requests_per_s.value == pytest.approx(served.goodput_requests_per_s.value)
+    assert (served.ttft_slo_s, served.tpot_slo_s) == (None, 0.02)
+
+
 def test_what_is_refused() -> None:
+    with pytest.raises(SpecError, match="a trace has its own cached_tokens; leave prefix_hit out"):
+        run(serving={"trace": TRACE, "prefix_hit": 0.5})
+    with pytest.raises(SpecError, match=r"serving\.prefix_hit: .*less than or equal to 1, got 1\.5"):
+        run(serving={"prefix_hit": 1.5})
+    with pytest.raises(
+        SpecError,
+        match=r"serving\.trace: no file 'chat-swel\.csv', nor a shipped trace\. Did you mean 'chat-swell\.csv'\?",
+    ):
+        simulate(run(serving={"trace": "chat-swel.csv"}))
+    with pytest.raises(SpecError, match=r"inference\.precision: Input should be 'fp32', .* got 'fp7'"):
+        run(precision="fp7")
+    with pytest.raises(InfeasibleError, match="weights and work space leave no KV cache: they need"):
+        simulate(run(request_rate=1.0).model_copy(update={"model": resolve_model("llama3-70b")}))
     with pytest.raises(InfeasibleError, match="requests arrive at 1e\\+04 per second, but at most"):
         simulate(run(request_rate=10_000.0))
     with pytest.raises(InfeasibleError, match=r"a request of 9100 tokens .* allow \(8192\)"):

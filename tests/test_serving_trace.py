@@ -36,6 +36,13 @@ def test_the_azure_form(tmp_path: Path) -> None:
     assert second.arrival == pytest.approx(0.052, abs=1e-5)
 
 
+def test_tokens_that_are_cached_already(tmp_path: Path) -> None:
+    """The last token of a prompt is read in any case: it yields the answer."""
+    text = "arrival_s,input_tokens,output_tokens,cached_tokens\n0,100,20,60\n1,100,20,100\n2,100,20,0\n"
+    requests = list(read_trace(written(tmp_path, text)))
+    assert [(r.cached, r.pending) for r in requests] == [(60, 40), (99, 1), (0, 100)]
+
+
 def test_a_limit_leaves_the_rest_unread(tmp_path: Path) -> None:
     file = written(tmp_path, HEADER + "0,1,1\n1,1,1\nnot read\n")
     assert len(list(read_trace(file, limit=2))) == 2
@@ -56,6 +63,14 @@ def test_a_limit_leaves_the_rest_unread(tmp_path: Path) -> None:
         (
             HEADER + "0,900,200\n",
             ":2: a request of 1100 tokens is longer than the model and its KV cache allow (1000)",
+        ),
+        (
+            "arrival_s,input_tokens,output_tokens,cached_tokens\n0,10,5,11\n",
+            ":2: cached_tokens: 11 cached tokens of a prompt of 10",
+        ),
+        (
+            "arrival_s,input_tokens,output_tokens,cached_tokens\n0,10,5,4\n0,10,5,-1\n",
+            ":3: cached_tokens: '-1' is no number of tokens; expected at least 0",
         ),
         (
             "TIMESTAMP,ContextTokens,GeneratedTokens\nyesterday,1,1\n",

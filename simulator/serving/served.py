@@ -8,7 +8,7 @@ from itertools import repeat
 from math import inf, isinf
 from pathlib import Path
 
-from simulator.errors import InfeasibleError, SpecError
+from simulator.errors import InfeasibleError, SpecError, nearest
 from simulator.serving.capacity import Budget, budget
 from simulator.serving.disaggregated import Disaggregated, handover, pool_run
 from simulator.serving.pools import Handover
@@ -235,9 +235,13 @@ def _engine(run: Run, asked: Serving) -> Engine:
 
 
 def trace_file(name: str) -> Path:
-    """The file of that path, or the shipped trace of that name."""
-    shipped = data_root() / "workloads/traces" / name
-    return shipped if shipped.is_file() and not Path(name).is_file() else Path(name)
+    """The file of that path, or the shipped trace of that name. Raises SpecError where there is neither."""
+    folder = data_root() / "workloads/traces"
+    found = next((file for file in (Path(name), folder / name) if file.is_file()), None)
+    if found is None:
+        known = (file.name for file in folder.glob("*.csv"))
+        raise SpecError(f"no file '{name}', nor a shipped trace.{nearest(name, known)}", path="serving.trace")
+    return found
 
 
 SERVED_REQUESTS = 1000
