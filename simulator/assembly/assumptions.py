@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from simulator.assembly.items import style
+from simulator.assembly.serving_assumptions import serving_assumptions
 from simulator.assembly.totals import StageTotals
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.goodput import checkpoint_interval, goodput, mean_time_between_failures
@@ -47,6 +48,9 @@ def assumptions(b: Build) -> list[Assumption]:
     if run.model.is_moe:
         rows.append(row("MoE dispatcher", settings.dispatcher, "execution.moe_dispatcher", execution.moe_dispatcher))
         rows.append(row("All-to-all overlap", settings.a2a_overlap, "execution.a2a_overlap", execution.a2a_overlap))
+    if run.inference is not None:
+        return rows + serving_assumptions(run)
+    if run.model.is_moe:
         rows.append(
             Assumption(
                 name="Expert load",
@@ -165,15 +169,21 @@ def _evidence(costed: CostedGraph, work: object) -> tuple[float, int, str]:
 OTHER_JOBS = "Other jobs on the same network"
 
 
+TRAINING_INPUT = "Data loading and host-side preprocessing"
+LEFT_OUT_OF_SERVING = ["Clients and networks before the engine, beyond a constant", "Adapters such as LoRA"]
+
+
 def not_modelled(b: Build) -> list[str]:
     """What this result leaves out."""
     left_out = [
         "Evaluation pauses" if b.run.reliability else "Failures, restarts, checkpoints and evaluation pauses",
-        "Data loading and host-side preprocessing",
+        TRAINING_INPUT,
         OTHER_JOBS,
     ]
     if b.run.hardware.stragglers is None:
         left_out.append("Ranks slower than their neighbours, beyond the noise term")
+    if b.run.inference is not None:
+        return [text for text in left_out if text != TRAINING_INPUT] + LEFT_OUT_OF_SERVING
     if b.run.model.is_moe and b.run.routing.imbalance == 1 and b.run.routing.balance == "uniform":
         left_out.append("Uneven routing: every expert rank is given the same load")
     if b.run.model.num_nextn_predict_layers:

@@ -13,9 +13,10 @@ from simulator.assembly.assumptions import assumptions, basis_rows, not_modelled
 from simulator.assembly.totals import OperatorTotal, StageTotals
 from simulator.cost.annotation import CostedGraph
 from simulator.cost.machine import Machine
+from simulator.cost.measured import timed_by
 from simulator.cost.memory import StageBytes
 from simulator.graph.builder import Build
-from simulator.graph.operator import COLORS, Attention, Collective, Gemm, Traffic, WeightGrad
+from simulator.graph.operator import COLORS, Attention, Collective, Experts, Gemm, Traffic, WeightGrad
 from simulator.result import Memory, Number, OperatorRow, Provenance, Result, StageMemory, Summary
 from simulator.spec.run import Run
 from simulator.units import GIB
@@ -154,6 +155,7 @@ def operator_rows(
         operator = total.operator
         if total.seconds <= 0:
             continue
+        timed = timed_by(costed.machine, operator.work)
         rows.append(
             OperatorRow(
                 name=name,
@@ -162,11 +164,11 @@ def operator_rows(
                 flops=total.flops,
                 bytes=total.bytes,
                 seconds=total.seconds,
-                relative_error=errors.get(operator.item, 0.2),
+                relative_error=errors.get(operator.item, 0.2) if timed is None else timed.relative_error,
                 bound=_bound(costed.machine, operator.work, total.flops, total.bytes, total.seconds),
                 share_of_step=total.seconds / seconds,
-                basis=costed.machine.curves.basis,
-                source=_source(costed.machine, operator.work),
+                basis=costed.machine.curves.basis if timed is None else timed.basis,
+                source=_source(costed.machine, operator.work) if timed is None else timed.source,
             )
         )
     return sorted(rows, key=lambda row: -row.seconds)
@@ -184,7 +186,7 @@ def _bound(machine: Machine, work: object, flops: float, moved: float, seconds: 
     if isinstance(work, Collective):
         return "network"
     compute = 0.0
-    if isinstance(work, Gemm | WeightGrad | Attention):
+    if isinstance(work, Gemm | WeightGrad | Attention | Experts):
         compute = flops / machine.hardware.device.peak_for(work.precision)
     memory = moved / machine.memory_bandwidth
     if max(compute, memory) < LATENCY_SHARE * seconds:

@@ -14,6 +14,7 @@ from math import exp, sqrt
 from simulator.cost.machine import Machine
 from simulator.cost.measured import DTYPES
 from simulator.result import Basis, Number
+from simulator.spec.profile import Fit
 
 Z90 = 1.645
 # Relative error of what is not an operator: waiting follows from the rest, the host and noise are fitted.
@@ -36,15 +37,18 @@ BASIS_SHARE = 0.10
 @lru_cache(maxsize=256)
 def item_errors(machine: Machine, precision: str) -> Mapping[str, float]:
     """Relative standard error of each breakdown item on a machine."""
-    curves = machine.curves
-    gemm = machine.gemm(precision).curve.relative_error
-    attention = max(curve.relative_error for curve in curves.attention.values())
+    curves, found = machine.curves, _measured(machine, precision)
+    gemm, attention = machine.gemm(precision).curve.relative_error, _attention_error(machine)
+    if "gemm" in found:
+        gemm = found["gemm"].spread.inside / Z90
+    if "attention" in found:
+        attention = found["attention"].spread.inside / Z90
     link, network = curves.collective.relative_error, curves.network.relative_error
     return {
         "expert_gemm": sqrt(gemm**2 + curves.grouped.relative_error**2 / 4),
         "ffn_gemm": gemm,
         "attention_projection": gemm,
-        "attention_core": min(attention, 0.2),
+        "attention_core": attention,
         "logits": gemm,
         "elementwise": curves.memory.relative_error,
         "gather": 2 * curves.memory.relative_error,
@@ -83,16 +87,34 @@ def limited(value: float, error: float, limit: float) -> Number:
     return free.model_copy(update={"high": min(free.high, max(limit, value))})
 
 
-PROFILED = frozenset({"expert_gemm", "ffn_gemm", "attention_projection", "logits"})
-"""Items a calibrated profile times where their precision has 16 bits."""
+_KINDS = {
+    **dict.fromkeys(("expert_gemm", "ffn_gemm", "attention_projection", "logits"), "gemm"),
+    "attention_core": "attention",
+}
+"""Items that measured fits may time."""
+
+
+def _attention_error(machine: Machine) -> float:
+    return min(max(curve.relative_error for curve in machine.curves.attention.values()), 0.2)
+
+
+def _measured(machine: Machine, precision: str) -> dict[str, Fit]:
+    """The fits that time GEMMs of a precision and attention, where there are any."""
+    if machine.evidence is None:
+        return {}
+    dtype = DTYPES.get(precision)
+    gemm = machine.evidence.find("gemm", dtype, library=machine.library) if dtype else None
+    attention = machine.evidence.find("prefill", "bf16", library=machine.library)
+    return {kind: found.fit for kind, found in (("gemm", gemm), ("attention", attention)) if found is not None}
 
 
 def basis_of(machine: Machine, precision: str, seconds: Mapping[str, float]) -> Basis:
     """What a time made of these items rests on: the weakest label that carries at least 10 % of it."""
     shares: dict[Basis, float] = {}
-    measured = machine.evidence is not None and precision in DTYPES
+    found = _measured(machine, precision)
     for item, value in seconds.items():
-        label: Basis = "interpolated" if measured and item in PROFILED else machine.curves.basis
+        fit = found.get(_KINDS.get(item, ""))
+        label = machine.curves.basis if fit is None else "transferred" if fit.carried_from else "interpolated"
         shares[label] = shares.get(label, 0.0) + value
     return weakest(shares)
 

@@ -18,10 +18,21 @@ from simulator.cost.machine import Machine
 from simulator.cost.measured import (
     measured_attention_seconds,
     measured_collective_seconds,
+    measured_expert_seconds,
     measured_gemm_seconds,
 )
 from simulator.graph.graph import OperatorGraph, Program
-from simulator.graph.operator import Attention, Collective, Gemm, HostTransfer, Operator, Traffic, WeightGrad, Work
+from simulator.graph.operator import (
+    Attention,
+    Collective,
+    Experts,
+    Gemm,
+    HostTransfer,
+    Operator,
+    Traffic,
+    WeightGrad,
+    Work,
+)
 from simulator.spec.constants import Constants, read_constants
 from simulator.units import US
 
@@ -61,6 +72,14 @@ TRAINING = frozenset({"forward", "backward"})
 FREQUENT = frozenset({"tensor_parallel", "expert_tensor_parallel"})
 """Collectives of every layer that compute waits for: ranks reach them unevenly, which no kernel timing shows."""
 
+
+def _experts_seconds(works: Sequence[tuple[Machine, Experts]]) -> NDArray[np.float64]:
+    """Seconds of whole expert layers: as measured, or those of their kernels."""
+    parts = iter(work_seconds([(machine, part) for machine, work in works for part, _ in work.parts]))
+    sums = np.array([sum([calls * next(parts) for _, calls in work.parts]) for _, work in works])
+    return measured_expert_seconds(works, sums)
+
+
 # Which function costs which kind of work; each takes (machine, work) pairs and returns seconds.
 _COSTS: tuple[tuple[tuple[type, ...], Callable[[Any], NDArray[np.float64]]], ...] = (
     ((Gemm, WeightGrad), measured_gemm_seconds),
@@ -68,6 +87,7 @@ _COSTS: tuple[tuple[tuple[type, ...], Callable[[Any], NDArray[np.float64]]], ...
     ((Traffic,), traffic_seconds),
     ((HostTransfer,), host_transfer_seconds),
     ((Collective,), measured_collective_seconds),
+    ((Experts,), _experts_seconds),
 )
 
 

@@ -56,11 +56,13 @@ class Machine:
             return rate
         return float((rate**-THROTTLE_EXPONENT + limit**-THROTTLE_EXPONENT) ** (-1 / THROTTLE_EXPONENT))
 
-    def power_limit(self, precision: str) -> float | None:
-        """FLOP/s that the power limit sustains; None where it limits nothing."""
+    def power_limit(self, precision: str, *, measured: bool = False) -> float | None:
+        """FLOP/s that the power limit sustains, of curves or of `measured` bursts; None where it limits nothing."""
         device, power = self.hardware.device, self.curves.power
-        energy = power.pj_per_flop.get(device.compute_precision(precision))
-        if (self.serves and power.serves_in_bursts) or not power.limits_clock or energy is None:
+        known = {**power.pj_per_flop, **power.measured_pj_per_flop} if measured else power.pj_per_flop
+        energy = known.get(device.compute_precision(precision))
+        limits = power.limits_clock or measured
+        if (self.serves and power.serves_in_bursts) or not limits or energy is None:
             return None
         floor = min(power.p0_w, MAX_FLOOR_SHARE * device.tdp)
         return (device.tdp - floor) / (energy * 1e-12)

@@ -31,6 +31,8 @@ from simulator.graph.peer import peer_feed_forward
 from simulator.graph.precision import element_bytes
 from simulator.graph.transformer import ACTIVATION_BYTES, Shapes, embedding, head
 from simulator.spec.constants import read_constants
+from simulator.spec.evidence import AUTO, NONE
+from simulator.spec.forms import SKEW_LOW
 from simulator.spec.inference_constants import read_inference_constants
 from simulator.spec.run import Run
 
@@ -199,4 +201,13 @@ def _experts(b: Build, widths: Widths) -> list[Operator]:
         b.load,
         reached=1 - constants.expert_kernel_loss,
         small_kernels=constants.expert_kernels + (engine.fp8_expert_kernels if eight_bit else 0.0),
+        whole=measured_skew(b.run),
     )
+
+
+def measured_skew(run: Run) -> float | None:
+    """Skew of routing that measured expert layers are asked for; None where the run names no profile that may hold
+    them. Text is as uneven as the milder power law they were measured with."""
+    if run.profile in (AUTO, NONE):
+        return None
+    return 0.0 if run.routing.imbalance == 1 and "imbalance" in run.routing.model_fields_set else SKEW_LOW

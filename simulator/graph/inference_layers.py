@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from simulator.graph.moe import ExpertLoad
-from simulator.graph.operator import Attention, Collective, Gemm, Item, Operator, Traffic
+from simulator.graph.operator import Attention, Collective, Experts, Gemm, Item, Operator, Traffic
 from simulator.graph.parallel import Layout
 from simulator.graph.precision import element_bytes, wide
 from simulator.graph.transformer import ACTIVATION_BYTES, Shapes
@@ -218,8 +218,13 @@ def dense_ffn(
     ]
 
 
-def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad, *, reached: float, small_kernels: float) -> list[Operator]:
-    """Router, top-k, the two expert GEMMs with their activation, the weighted sum, and shared experts."""
+def expert_ffn(
+    s: Shapes, widths: Widths, load: ExpertLoad, *, reached: float, small_kernels: float, whole: float | None = None
+) -> list[Operator]:
+    """Router, top-k, the two expert GEMMs with their activation, the weighted sum, and shared experts.
+
+    `whole` makes one operator of permutation, experts and sum, as they are measured, with routing of that skew.
+    """
     model, layout, rows = s.model, s.layout, s.tokens
     hidden, count = model.hidden_size, model.num_experts or 0
     gates = 2 if model.expert_gated_ffn else 1
@@ -235,6 +240,8 @@ def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad, *, reached: float, s
     parts = [
         gemm("router", "elementwise", rows, count, hidden, (wide(compute), wide(compute))),
         kernel("top-k", rows * count * TOP_K_BYTES),
+    ]
+    kernels = [
         Operator(
             "sort and align", "elementwise", Traffic(load.rows * ROW_INDEX_BYTES, served=True), calls=small_kernels
         ),
@@ -243,10 +250,30 @@ def expert_ffn(s: Shapes, widths: Widths, load: ExpertLoad, *, reached: float, s
         grouped("expert down", hidden, width),
         kernel("weighted sum", (load.rows + rows) * hidden * FINALIZE_BYTES / 2),
     ]
+    parts += kernels if whole is None else [_whole_experts(s, widths.experts, whole, kernels)]
     shared = model.shared_expert_intermediate_size
     if shared:
         parts += dense_ffn(s, widths.dense, shared, gated=model.expert_gated_ffn, split=layout.tp, name="shared expert")
     return [*_spread(s, "dispatch", "all_gather"), *parts, *_spread(s, "combine", "reduce_scatter")]
+
+
+def _whole_experts(s: Shapes, widths: tuple[str, str], skew: float, kernels: list[Operator]) -> Operator:
+    model, layout = s.model, s.layout
+    work = Experts(
+        s.tokens * data_ranks(layout),
+        float(model.hidden_size),
+        float(model.moe_intermediate_size or 0),
+        float(model.num_experts_per_tok or 1),
+        float(model.num_experts or 0),
+        float(layout.etp),
+        float(layout.ep),
+        skew,
+        model.expert_gated_ffn,
+        widths[1],
+        widths[0],
+        tuple((kernel.work, kernel.calls) for kernel in kernels),  # type: ignore[misc]
+    )
+    return Operator("experts", "expert_gemm", work)
 
 
 def _spread(s: Shapes, name: str, kind: str) -> list[Operator]:

@@ -138,6 +138,36 @@ class Attention(NamedTuple):
     """Multi-head latent attention: keys and values of a head have different widths, a cache holds latents."""
 
 
+class Experts(NamedTuple):
+    """The experts of one layer as a serving engine runs them: permutation, two grouped GEMMs, weighted sum.
+
+    `tokens` of all expert ranks together go to `topk` of `experts` each, whose matrices are `stored` in that precision
+    and cut by `tp` and `ep`. `parts` are the kernels with their calls, for machines where the whole wasn't measured.
+    """
+
+    tokens: float
+    hidden: float
+    inter: float
+    topk: float
+    experts: float
+    tp: float
+    ep: float
+    skew: float
+    """Exponent of the routing's power law, as the measured tables have it; 0 where balanced."""
+    gated: bool
+    stored: str
+    precision: str
+    parts: tuple[tuple[Gemm | Traffic, float], ...]
+
+    @property
+    def flops(self) -> float:
+        return sum(work.flops * calls for work, calls in self.parts)
+
+    @property
+    def bytes(self) -> float:
+        return sum(work.bytes * calls for work, calls in self.parts)
+
+
 class Traffic(NamedTuple):
     """An HBM-bound kernel: bytes read and written; `gather` where rows are scattered."""
 
@@ -177,7 +207,7 @@ class Collective(NamedTuple):
     """SMs an exchange kernel is given, where not its usual number."""
 
 
-Work = Gemm | WeightGrad | Attention | Traffic | HostTransfer | Collective
+Work = Gemm | WeightGrad | Attention | Traffic | HostTransfer | Collective | Experts
 
 
 class Operator(NamedTuple):
@@ -189,9 +219,9 @@ class Operator(NamedTuple):
     calls: float = 1.0
     module: str = ""
     """What selective recompute calls the module it belongs to."""
+    mean_share: float = 1.0
+    """What the mean rank does of it, where the fullest one's work is written down because it sets the time."""
 
     @property
     def is_communication(self) -> bool:
         return isinstance(self.work, Collective)
-    mean_share: float = 1.0
-    """What the mean rank does of it, where the fullest one's work is written down because it sets the time."""

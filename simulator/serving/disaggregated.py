@@ -47,7 +47,7 @@ def handover(run: Run, prefill: Run, decode: Run) -> Handover:
     A port is what the GPUs of an instance send or receive together: over their links where one scale-up domain holds
     both pools, else over their shares of the NICs, at the share of it that the machine's curves say is reached.
     """
-    machine = build_machine(run.hardware, serves=True, profile=run.profile)
+    machine = build_machine(run.hardware, serves=True, profile=run.profile, engine=run.software)
     limits, readers = budget(decode), budget(prefill)
     curves, near = machine.curves, run.hardware.gpus <= run.hardware.scale_up_domain
     each = machine.link * curves.collective.ring if near else machine.nic * curves.network.efficiency

@@ -152,6 +152,8 @@ class PowerCurve(Spec):
     unthrottled."""
     p0_w: float
     pj_per_flop: dict[str, float]
+    measured_pj_per_flop: dict[str, float] = Field(default_factory=dict)
+    """The same beside measured bursts: `pj_per_flop` is fitted together with the curves' own, lower, rates."""
     floor: float
     a: float
     alpha: float

@@ -19,6 +19,10 @@ from simulator.spec.profile import Fit, Profile, profile_names, read_profile
 from simulator.spec.transfer import transferred
 
 AUTO, NONE = "auto", "none"
+SHARED = frozenset({("gemm", "bf16"), ("prefill", "bf16"), ("mla_prefill", "bf16")})
+"""(operation, dtype) whose kernels all software shares: cuBLAS and the FlashAttention family. The others change with the
+library that brings them and its release, by up to a factor of two, and collectives with the machine around the GPUs;
+they count where the run names its profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class Evidence:
 
     device: Device
     own: Profile | None
+    stated: bool = False
+    """Whether the run names the profile, so that its kernels are those that were measured."""
     _known: dict[tuple[str, str, str, tuple[str, ...]], Found | None] = field(default_factory=dict)
 
     def find(self, op: str, dtype: str, *, library: str = "", kernels: tuple[str, ...] = ()) -> Found | None:
@@ -44,6 +50,8 @@ class Evidence:
         Among a profile's fits that of `library` comes first. With `kernels` (as named after the library's colon) only
         those count, and only of one architecture: another has kernels of its own.
         """
+        if not self.stated and (op, dtype) not in SHARED:
+            return None
         key = op, dtype, library, kernels
         if key not in self._known:
             self._known[key] = next(self._matching(*key), None)
@@ -88,8 +96,8 @@ def _nearest(device: Device) -> list[str]:
 
 
 def evidence(device: Device, profile: str) -> Evidence | None:
-    """What a run's `profile` means for its device: `auto` its own shipped profile, `none` nothing measured, else the
-    profile of that name or path.
+    """What a run's `profile` means for its device: `auto` what all software shares of its own shipped profile, `none`
+    nothing measured, else all of the profile of that name or path.
 
     A device that extends another one takes its profile as a transfer. Raises SpecError and CalibrationError for a
     profile that is wrong, damaged, or of another device.
@@ -100,7 +108,7 @@ def evidence(device: Device, profile: str) -> Evidence | None:
         return Evidence(device, _shipped(device.name) if device.name in profile_names() else None)
     own = read_profile(profile)
     if own.device == device.name:
-        return Evidence(device, own)
+        return Evidence(device, own, stated=True)
     if own.device == device.extends:
-        return Evidence(device, transferred(own, device))
+        return Evidence(device, transferred(own, device), stated=True)
     raise CalibrationError(f"profile '{profile}' is of {own.device}, where {device.name} is meant")

@@ -49,6 +49,8 @@ def sheet_of(device: Device, dtype: str, op: str) -> Sheet:
     if dtype not in FORMATS:
         raise SpecError(f"unknown dtype '{dtype}'.{nearest(dtype, FORMATS)}")
     form = FORMATS[dtype]
+    if form.precision == "bf16" and not device.supports("bf16"):
+        form = form._replace(precision="fp16")  # both 16-bit formats have one rate, and what is measured is bf16
     if form.precision and not device.supports(form.precision):
         raise SpecError(f"{device.name} has no {form.precision} arithmetic, which {op} in {dtype} needs")
     sent = SCALED_FP8 if op in ("dispatch", "combine") and dtype == "fp8" else form.row_bytes

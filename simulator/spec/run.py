@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from simulator.errors import SpecError
 from simulator.spec.base import Document, Spec, first_error, parse_document, read_document
+from simulator.spec.evidence import AUTO, NONE
 from simulator.spec.framework import Framework, engine_file, read_framework
 from simulator.spec.hardware import Hardware
 from simulator.spec.model import ModelSpec, resolve_model
@@ -57,10 +58,10 @@ class Run(Spec):
     execution: Execution = Execution()
     economics: Economics = Economics()
     reliability: Reliability | None = None
-    profile: str = "none"
-    """What is measured: `auto` takes the device's own fitted profile and, for what it lacks, those of others carried
-    over; a name in hardware_profiles/fitted or the path of a profile takes that one in its place; `none` priors
-    alone."""
+    profile: str = Field(default_factory=lambda data: NONE if data.get("kind") == "training" else AUTO)
+    """What measured kernels are believed. `auto`: those that all software shares, of the device's own fitted profile or
+    carried over from others' (the default of inference and serving). A name in hardware_profiles/fitted or the path of a
+    profile: all of that one. `none`: priors alone (the default of training, whose constants are fitted with them)."""
 
     source_text: str = Field(default="", exclude=True, repr=False)
     """The file the run was read from, for the report; set by `read_run`."""
