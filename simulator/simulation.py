@@ -16,6 +16,7 @@ from simulator.cost.memory import StageBytes, training_memory
 from simulator.engine.fast import execute, execute_many
 from simulator.engine.inference import execute_phase
 from simulator.engine.runner import Engine, retime
+from simulator.engine.stragglers import place_slowest
 from simulator.errors import SimulatorError
 from simulator.graph.builder import Build, build_graph, prepare
 from simulator.graph.drafting import draft_of, joined_input
@@ -95,7 +96,10 @@ def _step(b: Build, memory: list[StageBytes], healthy: Timed, engine: Engine) ->
     usual = retime(healthy.costed, healthy.timeline, engine=engine, communication_sms=sms)
     if not hardware.faults and hardware.stragglers is None:
         return Step(b, healthy.costed, usual, memory)
-    costed = impair(healthy.costed, stage_conditions(healthy.costed, b.layout))
+    conditions = stage_conditions(healthy.costed, b.layout)
+    if hardware.stragglers is not None:
+        conditions = place_slowest(healthy.costed, conditions, hardware.stragglers)
+    costed = impair(healthy.costed, conditions)
     timeline = retime(costed, execute(costed, hardware.gpus), engine=engine, communication_sms=sms)
     return Step(b, costed, timeline, memory, healthy=Timed(healthy.costed, usual))
 

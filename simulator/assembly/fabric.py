@@ -13,7 +13,7 @@ from simulator.engine.folding import FoldedLinks, collective_transfer, fold_link
 from simulator.engine.loads import Clash
 from simulator.graph.operator import Operator
 from simulator.result import Fabric, LinkLoad, Meeting, Place
-from simulator.spec.hardware import Hardware, torus_shape
+from simulator.spec.hardware import LEAF_NODES, Hardware, torus_shape
 
 MAX_MEETINGS = 24
 DIGITS = 4
@@ -22,7 +22,7 @@ DIGITS = 4
 
 def fabric_record(costed: CostedGraph, stages: Sequence[StageTotals], timeline: StepTimeline) -> Fabric | None:
     """The fabric of a training step; None where one GPU has no links."""
-    hardware, links = costed.machine.hardware, fold_links(costed)
+    hardware, links, tenancy = costed.machine.hardware, fold_links(costed, timeline.tenancy), timeline.tenancy
     if hardware.gpus == 1:
         return None
     drawn, network = drawn_stages(len(stages)), hardware.network
@@ -36,9 +36,9 @@ def fabric_record(costed: CostedGraph, stages: Sequence[StageTotals], timeline: 
         nodes=hardware.nodes,
         ports_per_node=network.nics_per_node or 0,
         planes=hardware.planes,
-        leaves=hardware.leaves,
+        leaves=-(-tenancy.nodes // LEAF_NODES) * hardware.planes if tenancy else hardware.leaves,
         pods=pods,
-        oversubscription=network.oversubscription,
+        oversubscription=tenancy.oversubscription if tenancy else network.oversubscription,
         torus=list(torus_shape(hardware.gpus, dimensions)) if network.kind == "torus" else [],
         upper=upper_name(hardware),
         places=[Place(stage=s, node=p.node, leaf=p.leaf, pod=p.pod) for s in drawn for p in [links.places[s]]],

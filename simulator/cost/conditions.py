@@ -42,7 +42,10 @@ HEALTHY = Condition()
 
 
 def stage_conditions(costed: CostedGraph, layout: Layout) -> tuple[Condition, ...]:
-    """The condition of every stage. Raises InfeasibleError where a fault cuts off a part of the job."""
+    """The condition of every stage: its faults, and the slowest of the ranks that wait for each other in every layer.
+
+    Raises InfeasibleError where a fault cuts off a part of the job.
+    """
     hardware, stages = costed.machine.hardware, costed.graph.pipeline.stages
     per_stage = hardware.gpus // stages
     slowdown, link, ports, uplinks = ([1.0] * stages for _ in range(4))
@@ -65,8 +68,6 @@ def stage_conditions(costed: CostedGraph, layout: Layout) -> tuple[Condition, ..
     if hardware.stragglers is not None:
         together = expected_slowest(hardware.stragglers, synchronising_ranks(layout))
         slowdown = [max(one, together) for one in slowdown]
-        busiest = max(range(stages), key=lambda stage: _compute(costed, stage))
-        slowdown[busiest] = max(slowdown[busiest], expected_slowest(hardware.stragglers, hardware.gpus))
     return tuple(map(Condition, slowdown, link, ports, uplinks))
 
 
@@ -150,18 +151,6 @@ def _gpus_of(hardware: Hardware, node: int, nodes: int) -> range:
     """The GPUs of some nodes from one on."""
     each = hardware.gpus_per_node
     return range(node * each, min(hardware.gpus, (node + nodes) * each))
-
-
-def _compute(costed: CostedGraph, stage: int) -> float:
-    """Seconds that a stage computes for one micro-batch."""
-    return sum(
-        seconds * count
-        for rows in (costed.graph.forward, costed.graph.backward)
-        for chunk in rows[stage]
-        for program, count in chunk.programs
-        for operator, seconds in zip(program.serial, costed.of(program).serial, strict=True)
-        if not operator.is_communication
-    )
 
 
 def weakened(machine: Machine, condition: Condition) -> Machine:

@@ -7,7 +7,7 @@ n Phi(z)^(n-1) phi(z) of the largest of n standard normals (David and Nagaraja, 
 from __future__ import annotations
 
 from functools import lru_cache
-from math import erfc, exp, log1p, pi, sqrt
+from math import erfc, exp, log, log1p, pi, sqrt
 
 from simulator.spec.faults import Stragglers
 
@@ -21,6 +21,20 @@ def expected_slowest(stragglers: Stragglers, ranks: int) -> float:
         return 1 + stragglers.slowdown * (1 - (1 - stragglers.fraction) ** ranks)
     assert stragglers.sigma is not None
     return _largest_log_normal(stragglers.sigma, ranks)
+
+
+def slow_time(stragglers: Stragglers, ranks: int) -> float:
+    """Compute time of a slow GPU over that of an ordinary one; of a continuous distribution the expected slowest of
+    `ranks`."""
+    return expected_slowest(stragglers, ranks) if stragglers.slowdown is None else 1 + stragglers.slowdown
+
+
+def share_below(stragglers: Stragglers, time: float) -> float:
+    """Share of GPUs that take at most `time` for what an ordinary one does in 1."""
+    if stragglers.fraction is not None and stragglers.slowdown is not None:
+        return 0.0 if time < 1 else 1 - stragglers.fraction if time < 1 + stragglers.slowdown else 1.0
+    assert stragglers.sigma is not None
+    return erfc(-log(time) / stragglers.sigma / sqrt(2)) / 2 if time > 0 else 0.0
 
 
 @lru_cache(maxsize=256)

@@ -57,7 +57,8 @@ def play_beside(job: Job, other: Job) -> Shared:
         if min(played.ends[name] for name in streams if name not in own) >= end:
             break
         steps *= 2
-    return Shared(as_played(mine, job.fast, _seen_by(own, played, end), links), alone)
+    beside = as_played(mine, job.fast, _seen_by(own, played, end), links)
+    return Shared(replace(beside, tenancy=job.tenancy), alone)
 
 
 def _joined(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import log2
 
 from simulator.cost.annotation import CostedGraph, CostedProgram
+from simulator.engine.folding import Tenancy
 from simulator.engine.loads import Clash, LinkUse
 from simulator.engine.pipeline import Placed, Times, place, stage_ends
 from simulator.engine.program import Spent, spend
@@ -52,6 +53,8 @@ class StepTimeline:
     """Where events were played; so are the next three."""
     clashes: tuple[Clash, ...] = ()
     carried: Sequence[Carried] = ()
+    tenancy: Tenancy | None = None
+    """Of a step beside another job."""
     undisturbed: float | None = None
     """Seconds of the step if no transfer held up another."""
 
