@@ -57,12 +57,12 @@ def _gemms(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _prefill(rows: pd.DataFrame) -> pd.DataFrame:
-    whole = rows[(rows["op"] == "attention") & (rows.get("queries") == rows.get("keys"))]
+    whole = rows[(rows["op"] == "attention") & (rows.get("causal") == 1)]
     return whole.assign(op="prefill", seq=whole["keys"])
 
 
 def _decode(rows: pd.DataFrame) -> pd.DataFrame:
-    single = rows[(rows["op"] == "attention") & (rows.get("queries") == 1)]
+    single = rows[(rows["op"] == "attention") & (rows.get("causal") == 0) & (rows.get("queries") == 1)]
     return single.assign(op="decode", seq=single["keys"])
 
 
