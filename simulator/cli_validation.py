@@ -23,7 +23,7 @@ def print_validation(validation: Validation, name: str) -> None:
     metrics = validation.metrics()
     if metrics:
         _print_scores(validation, metrics)
-        for heading, key in GROUPINGS.items():
+        for heading, key in groupings(validation).items():
             _print_groups(validation, metrics[0], heading, key)
     for reason, count in Counter(_kind_of_reason(row) for row in refused).most_common(MOST_REASONS):
         echo(f"  refused: {count} x {reason}")
@@ -96,6 +96,13 @@ GROUPINGS: dict[str, Callable[[Row], str]] = {
     "device": lambda row: row.facts["hardware.device"],
     "GPUs": _size,
 }
+
+
+def groupings(validation: Validation) -> dict[str, Callable[[Row], str]]:
+    """How the rows of a table are grouped: those of collectives by what they are as well."""
+    if any(row.facts.get("kind") == "collective" for row in validation.rows):
+        return {"collective": lambda row: row.facts.get("name", ""), **GROUPINGS}
+    return GROUPINGS
 
 
 def _kind_of_reason(row: Row) -> str:

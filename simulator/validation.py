@@ -240,10 +240,15 @@ def replay(row: Mapping[str, str]) -> Row:
         reason="nothing measured that the simulator predicts",
         facts=facts,
     )
+    metrics: dict[str, Comparison]
+    breakdown: Mapping[str, float] = {}
     try:
-        run = row_run(row)
-        refused = replace(refused, arch="MoE" if run.model.is_moe or run.model.peer else "dense")
-        metrics, breakdown = compare(run, row)
+        if row.get("kind") == "collective":
+            metrics = compare_collective(row)
+        else:
+            run = row_run(row)
+            refused = replace(refused, arch="MoE" if run.model.is_moe or run.model.peer else "dense")
+            metrics, breakdown = compare(run, row)
     except SimulatorError as error:
         return replace(refused, reason=str(error) or type(error).__name__)
     return replace(refused, reason="", metrics=metrics, breakdown=breakdown) if metrics else refused
@@ -253,19 +258,33 @@ def compare(run: Run, row: Mapping[str, str]) -> tuple[dict[str, Comparison], Ma
     """Predictions of what the row measured, and the predicted step's seconds by item."""
     from simulator.predictions import predict
 
-    cells = {key: _measurement(key, text) for key, text in row.items() if key.startswith("measured.") and text}
-    measured = {key.removeprefix("measured."): value for key, value in cells.items() if value > 0}
+    measured = _measured(row)
     if run.kind == "training":
         derive_step_time(run, measured)
     elif run.inference is not None and {"ttft_s", "tpot_s"} <= set(measured):
         measured["e2e_s"] = measured["ttft_s"] + measured["tpot_s"] * (run.inference.osl - 1)
     prediction = predict(run)
-    metrics = {
-        name: Comparison(prediction.numbers[name], value)
-        for name, value in measured.items()
-        if name in prediction.numbers
-    }
-    return metrics, prediction.breakdown
+    return _held_against(prediction.numbers, measured), prediction.breakdown
+
+
+def compare_collective(row: Mapping[str, str]) -> dict[str, Comparison]:
+    """Predictions of what the row measured of a collective."""
+    from simulator.collectives import predict_collective
+
+    blocks: dict[str, Any] = {}
+    for path, text in row.items():
+        if text and path.split(".")[0] in ("hardware", "collective"):
+            set_path(blocks, path, cell_value(text))
+    return _held_against(predict_collective(blocks), _measured(row))
+
+
+def _measured(row: Mapping[str, str]) -> dict[str, float]:
+    cells = {key: _measurement(key, text) for key, text in row.items() if key.startswith("measured.") and text}
+    return {key.removeprefix("measured."): value for key, value in cells.items() if value > 0}
+
+
+def _held_against(numbers: Mapping[str, Number], measured: Mapping[str, float]) -> dict[str, Comparison]:
+    return {name: Comparison(numbers[name], value) for name, value in measured.items() if name in numbers}
 
 
 def _measurement(path: str, text: str) -> float:

@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "fleet": WORDS,
     "verdicts": WORDS,
     "planning": PROGRAM | {"answer", "fleet", "serving", "shards", "sweeps", "verdicts"},
-    "validation": PROGRAM | {"predictions"},
+    "validation": PROGRAM | {"predictions", "collectives"},
+    "collectives": PROGRAM,
     "calibration": WORDS | {"spec"},
     "report": WORDS | {"answer", "fleet", "verdicts"},
     "cli": PROGRAM
