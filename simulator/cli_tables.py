@@ -15,6 +15,8 @@ from simulator.cli_output import echo, plain
 from simulator.report import numbers, sweep_data
 from simulator.report.metrics import METRICS, label, time_metric
 from simulator.report.numbers import Scale
+from simulator.report.serving_section import figures_table, latency_table
+from simulator.report.tables import Table as ReportTable
 from simulator.result import Number, Result
 
 if TYPE_CHECKING:
@@ -71,6 +73,9 @@ def print_result(result: Result) -> None:
             scale = scaling([number.value])
             table.add_row(words, scale.text(number.value), scale.interval(number), number.basis)
     print_table(table)
+    if result.serving is not None:
+        print_table(_rich(latency_table(result.serving), "what requests see"))
+        print_table(_rich(figures_table(result.serving), None))
     lines = [
         f"{counts[0]} parameters, {counts[1]} active per token; network {summary.network}",
         f"{numbers.significant(summary.allocatable_gib)} GiB of each GPU can be allocated",
@@ -79,6 +84,16 @@ def print_result(result: Result) -> None:
     ]
     for line in [*lines, *_advice(result)]:
         echo(line)
+
+
+def _rich(shown: ReportTable, title: str | None) -> Table:
+    """A table of the report for a terminal."""
+    table = new_table(title)
+    for column in shown.columns:
+        table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=True)
+    for row in shown.rows:
+        table.add_row(*(cell.text for cell in row))
+    return table
 
 
 def _advice(result: Result, *, most: int = 3) -> list[str]:

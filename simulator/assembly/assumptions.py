@@ -169,21 +169,25 @@ def _evidence(costed: CostedGraph, work: object) -> tuple[float, int, str]:
 OTHER_JOBS = "Other jobs on the same network"
 
 
-TRAINING_INPUT = "Data loading and host-side preprocessing"
-LEFT_OUT_OF_SERVING = ["Clients and networks before the engine, beyond a constant", "Adapters such as LoRA"]
+LEFT_OUT_OF_SERVING = (
+    "Failures of the machines",
+    "Clients and networks before the engine, beyond a constant",
+    "Adapters such as LoRA",
+    OTHER_JOBS,
+)
 
 
 def not_modelled(b: Build) -> list[str]:
     """What this result leaves out."""
+    if b.run.inference is not None:
+        return list(LEFT_OUT_OF_SERVING)
     left_out = [
         "Evaluation pauses" if b.run.reliability else "Failures, restarts, checkpoints and evaluation pauses",
-        TRAINING_INPUT,
+        "Data loading and host-side preprocessing",
         OTHER_JOBS,
     ]
     if b.run.hardware.stragglers is None:
         left_out.append("Ranks slower than their neighbours, beyond the noise term")
-    if b.run.inference is not None:
-        return [text for text in left_out if text != TRAINING_INPUT] + LEFT_OUT_OF_SERVING
     if b.run.model.is_moe and b.run.routing.imbalance == 1 and b.run.routing.balance == "uniform":
         left_out.append("Uneven routing: every expert rank is given the same load")
     if b.run.model.num_nextn_predict_layers:
