@@ -5,20 +5,22 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 RUN    := mixtral-8x7b-64xh100
+PLAN   := mixtral-8x7b-quick
 
 .PHONY: help demo test lint bench gallery clean
 help:
-	@echo "make demo   simulate $(RUN) and write its report"
+	@echo "make demo   simulate $(RUN), answer the plan $(PLAN), and write both reports"
 	@echo "make test   run the test suite"
 	@echo "make lint   check style and types"
 	@echo "make bench  time the simulator"
-	@echo "make gallery write the reports of all shipped runs to reports/gallery"
+	@echo "make gallery write the reports of all shipped runs, plans and studies to reports/gallery"
 	@echo "make clean  remove the virtual environment and caches"
 
 demo: $(VENV)/installed
 	$(BIN)/moesim run workloads/runs/$(RUN).yaml --out reports/$(RUN)
+	$(BIN)/moesim plan workloads/plans/$(PLAN).yaml --out reports/$(PLAN)
 	@echo
-	@echo "Open $(CURDIR)/reports/$(RUN)/report.html in a browser."
+	@echo "Open $(CURDIR)/reports/$(RUN)/report.html and reports/$(PLAN)/report.html in a browser."
 
 test: $(VENV)/installed-dev browser
 	$(BIN)/python -m pytest -q
@@ -35,6 +37,17 @@ gallery: $(VENV)/installed
 	for run in workloads/runs/*.yaml; do \
 	  $(BIN)/moesim run $$run --out reports/gallery/$$(basename $$run .yaml) || exit 1; \
 	done
+	scratch=$$(mktemp -d) && for plan in workloads/plans/*.yaml; do \
+	  name=$$(basename $$plan .yaml); \
+	  $(BIN)/moesim plan $$plan --out $$scratch/$$name || exit 1; \
+	  mkdir -p reports/gallery/$$name && cp $$scratch/$$name/report.html $$scratch/$$name/best.yaml reports/gallery/$$name || exit 1; \
+	done && rm -r $$scratch
+	for growth in workloads/growth/*.yaml; do \
+	  $(BIN)/moesim grow $$growth --out reports/gallery/$$(basename $$growth .yaml) || exit 1; \
+	done
+	$(BIN)/moesim claims --out reports/gallery/claims
+	$(BIN)/moesim compare reports/gallery/gpt3-175b-10240xv100/result.json \
+	  reports/gallery/glam-64b-64e-1024xtpuv4/result.json --out reports/gallery/glam-against-gpt3/report.html
 
 # What a user gets: the lower bounds of pyproject.toml decide, nothing is pinned.
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python

@@ -25,7 +25,11 @@ class Verdict:
     found: Number | None
     judgement: Judgement
     figure: str
-    """What was computed, in words."""
+    """What was computed: a figure of a result by its key, or in words."""
+    per: str
+    """By what it is divided within a run, likewise; empty where it is not."""
+    ratio: bool
+    """Whether it is a ratio of two runs."""
     sides: tuple[tuple[str, Number], ...]
     """(which run, its figure in SI units) behind a ratio or a figure."""
     note: str

@@ -48,9 +48,14 @@ def test_every_command_runs(moesim: Moesim, like_checkout: Path) -> None:
     for command in commands():
         assert execute(command, moesim).strip(), command
     written = like_checkout / "reports"
-    assert {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()} == {
+    files = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
+    assert {file for file in files if "/search/" not in file} == {  # a plan also leaves the shards of its search
         *(f"{run}/{name}" for run in ("base", "on-h200") for name in ("report.html", "result.json", "trace.json.gz")),
+        "chat/months.csv",
+        "chat/report.html",
+        "claims/report.html",
         "comparison.html",
+        *(f"mixtral-8x7b-quick/{name}" for name in ("best.yaml", "points.csv", "report.html")),
         "mixtral-split/report.html",
         "mixtral-split/sweep.csv",
         "validation.html",
@@ -82,6 +87,17 @@ def test_links_and_pictures_exist() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if not target.startswith(("https://", "http://")):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_demo_leaves_a_run_and_a_plan(moesim: Moesim, like_checkout: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    names = dict(re.findall(r"^(RUN|PLAN) +:= (\S+)$", makefile, flags=re.MULTILINE))
+    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", makefile, flags=re.MULTILINE)
+    assert recipe is not None
+    for command in re.findall(r"^\t\$\(BIN\)/(moesim .*)$", recipe[1], flags=re.MULTILINE):
+        execute(re.sub(r"\$\((RUN|PLAN)\)", lambda found: names[found[1]], command), moesim)
+    for name in names.values():
+        assert "<h1>" in (like_checkout / "reports" / name / "report.html").read_text(encoding="utf-8")
 
 
 def test_make_targets_exist() -> None:

@@ -134,7 +134,9 @@ def _verdict(claim: Claim, simulations: Simulations) -> Verdict:
         unit=claim.unit,
         found=None if found is None else _divided(found, unit),
         judgement=judgement,
-        figure=_words(claim),
+        figure=DERIVED.get(claim.figure, claim.figure),
+        per=DERIVED.get(claim.per, claim.per) if claim.per else "",
+        ratio=claim.over is not None,
         sides=tuple(sides),
         note=claim.note,
         reason=reason,
@@ -230,11 +232,3 @@ def _name(side: Side, simulations: Simulations) -> str:
             f"{side.at.figure} within {side.at.seconds:g} s"
         )
     return f"{base} ({', '.join(changes)})" if changes else base
-
-
-def _words(claim: Claim) -> str:
-    """What is computed: a figure, a share or a ratio."""
-    what = DERIVED.get(claim.figure, claim.figure)
-    if claim.per is not None:
-        what = f"{what} over {DERIVED.get(claim.per, claim.per)}"
-    return what if claim.over is None else f"{what}, the first run over the second"

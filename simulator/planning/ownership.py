@@ -64,8 +64,8 @@ class Terms:
         rest, i = self.price * self.residual, self.monthly_interest
         if i == 0:
             return (self.price - rest) / self.months
-        left: float = (1 + i) ** -self.months
-        return (self.price - rest * left) * i / (1 - left)
+        spent = -expm1(-self.months * log1p(i))  # 1 - (1 + i)^-N, to the last digit for the smallest i
+        return (self.price - rest * (1 - spent)) * i / spent
 
     @property
     def place(self) -> float:

@@ -4,10 +4,11 @@ tested."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, isfinite, sqrt
+from math import inf, sqrt
 
 from simulator.report import numbers
 from simulator.report.bars import BarChart, Group, Row
+from simulator.report.metrics import METRICS
 from simulator.report.numbers import NBSP
 from simulator.report.octaves import LogAxis
 from simulator.report.rendering import render
@@ -23,15 +24,32 @@ WORDS: dict[Judgement, str] = {
 _COLORS: dict[Judgement, str] = {"holds": "expert", "in part": "comm", "doesn't": "a2a", "not simulated": "wait"}
 
 
+_PLURAL: dict[Judgement, str] = {
+    "holds": "hold",
+    "in part": "hold in part",
+    "doesn't": "don't hold",
+    "not simulated": "could not be simulated",
+}
+_PARTS = {
+    "memory_gib.parameters": "weights on the fullest GPU",
+    "communication_s.all_to_all.total": "all-to-all, hidden or not",
+    "communication_s.all_to_all.exposed": "all-to-all that nothing hides",
+}
+DRAWN = 30.0
+"""Factors beyond this, either way, are written instead of drawn: they would flatten all others."""
+
+
 def verdict(judged: Judged) -> str:
     """How many claims hold, in part and not."""
     total = len(judged.verdicts)
-    parts = [f"{judged.count('holds')} hold", f"{judged.count('in part')} hold in part"]
-    wrong = judged.count("doesn't")
-    parts.append(f"{wrong} {'does' if wrong == 1 else 'do'} not")
-    if refused := judged.count("not simulated"):
-        parts.append(f"{refused} could not be simulated")
-    return f"Of {total} claims that a simulator of machines can test, {numbers.listing(parts)}."
+    return f"Of {total} claims that a simulator of machines can test, {_counts(judged.verdicts)}."
+
+
+def _counts(part: Sequence[Verdict]) -> str:
+    """How many hold, hold in part and don't."""
+    counts = [(judgement, sum(each.judgement == judgement for each in part)) for judgement in WORDS]
+    said = [f"{count} {WORDS[judgement] if count == 1 else _PLURAL[judgement]}" for judgement, count in counts if count]
+    return numbers.listing(said) if len(said) > 1 else said[0]
 
 
 def bare(value: float) -> str:
@@ -70,7 +88,7 @@ def render_claims(judged: Judged) -> str:
         chart=_chart(judged.verdicts),
         chart_finding=_chart_finding(judged.verdicts),
         topics=[
-            (f"topic-{number}", topic, _finding(part), _table(topic, part), _runs(topic, part))
+            (f"topic-{number}", topic, f"{_counts(part)}.", _table(topic, part), _runs(topic, part))
             for number, topic in enumerate(topics)
             for part in [[each for each in judged.verdicts if each.topic == topic]]
         ],
@@ -88,21 +106,31 @@ def _middle(each: Verdict) -> float | None:
     return sqrt(low * high) if low > 0 else None
 
 
+def _factors(each: Verdict) -> tuple[float, float, float] | None:
+    """Low, value and high of the computed figure over the published one; None where they can't or shan't be drawn."""
+    middle = _middle(each)
+    if each.found is None or middle is None or each.found.low <= 0:
+        return None
+    ends = (each.found.low / middle, each.found.value / middle, each.found.high / middle)
+    return ends if ends[0] >= 1 / DRAWN and ends[2] <= DRAWN else None
+
+
 def _chart(verdicts: Sequence[Verdict]) -> BarChart:
     """Computed over published, with the interval; a bar from 1 shows how far off."""
-    rows, factors = [], []
+    drawn = [ends for each in verdicts if (ends := _factors(each))]
+    axis = LogAxis.over(end for ends in drawn for end in ends)
+    rows = []
     for each in verdicts:
-        middle = _middle(each)
-        if each.found is None or middle is None or each.found.low <= 0:
+        ends = _factors(each)
+        if ends is None or each.found is None:
+            off = (
+                f", {numbers.significant(each.found.value / middle)}×"
+                if each.found and (middle := _middle(each))
+                else ""
+            )
+            rows.append(Row(each.id, WORDS[each.judgement] + off))
             continue
-        factors += [each.found.low / middle, each.found.high / middle]
-    axis = LogAxis.over(factors)
-    for each in verdicts:
-        middle = _middle(each)
-        if each.found is None or middle is None or each.found.low <= 0:
-            rows.append(Row(each.id, WORDS[each.judgement]))
-            continue
-        low, value, high = (end / middle for end in (each.found.low, each.found.value, each.found.high))
+        low, value, high = ends
         exact = each.found.low == each.found.high
         rows.append(
             Row(
@@ -117,21 +145,24 @@ def _chart(verdicts: Sequence[Verdict]) -> BarChart:
 
 
 def _chart_finding(verdicts: Sequence[Verdict]) -> str:
-    ratios = [(each.found.value / middle, each) for each in verdicts if each.found and (middle := _middle(each))]
-    farthest, each = max(ratios, key=lambda pair: max(pair[0], 1 / pair[0]) if isfinite(pair[0]) and pair[0] > 0 else 0)
+    """How many figures are counted, how many have an interval, and how often it holds the published one."""
+    counted = [each for each in verdicts if each.found and each.found.low == each.found.high]
+    timed = [each for each in verdicts if each.found and each.found.low < each.found.high]
+    inside = sum(each.judgement == "holds" for each in timed)
     return (
-        f"The farthest from its published figure is {each.id}: computed {amount(each.found.value, each.unit)}, "
-        f"published {published(each)}, {numbers.significant(farthest)} times it."
-        if each.found
-        else ""
+        f"{len(counted)} figures are counted exactly; of {len(timed)} with an interval, "
+        f"{inside} have the published figure in it."
     )
 
 
-def _finding(part: Sequence[Verdict]) -> str:
-    """How the claims of a topic fare."""
-    counts = [(word, sum(each.judgement == judgement for each in part)) for judgement, word in WORDS.items()]
-    said = [f"{count} {'hold' if word == 'holds' and count > 1 else word}" for word, count in counts if count]
-    return f"{numbers.sentence(numbers.listing(said))} of {len(part)}."
+def _figure(each: Verdict) -> str:
+    """What was computed, in words."""
+    what = _named(each.figure) + (f" over {_named(each.per)}" if each.per else "")
+    return f"{what}: the first run over the second" if each.ratio else what
+
+
+def _named(key: str) -> str:
+    return numbers.inside(METRICS[key].label) if key in METRICS else _PARTS.get(key, key)
 
 
 def _table(topic: str, part: Sequence[Verdict]) -> Table:
@@ -139,7 +170,7 @@ def _table(topic: str, part: Sequence[Verdict]) -> Table:
         [
             Cell(each.claim, note=each.source),
             published(each),
-            Cell(found(each), note=each.figure if not each.reason else each.reason),
+            Cell(found(each), note=each.reason or _figure(each)),
             Cell(WORDS[each.judgement], swatch=_COLORS[each.judgement], note=each.note),
         ]
         for each in part
@@ -165,7 +196,7 @@ def _range(low: float, high: float) -> str:
 
 def _untested_finding(judged: Judged) -> str:
     count = len(judged.untested)
-    return f"{count} claims are listed that no simulator of machines can judge." if count else "None was left out."
+    return f"{count} more claims are not judged here, each for a reason." if count else "None was left out."
 
 
 def _untested(judged: Judged) -> Table:
