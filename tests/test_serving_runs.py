@@ -115,6 +115,18 @@ def test_prices_share_the_rent_between_prompts_and_answers() -> None:
     assert served.good_share is None
 
 
+def test_the_interval_of_goodput_is_where_latencies_reach() -> None:
+    """An objective at the median of the first token is kept by half of the requests, by all or none at the ends."""
+    plain = values(simulate(run(request_rate=10.0, serving={"requests": 300})))
+    limit = f"{plain.ttft_s.p50.value} s"
+    good = values(simulate(run(request_rate=10.0, serving={"requests": 300, "ttft_slo": limit})))
+    share = good.goodput_requests_per_s
+    assert share.value / good.requests_per_s.value == pytest.approx(0.5, abs=0.02)
+    assert share.low < 0.05 * share.value
+    assert share.high == pytest.approx(good.requests_per_s.value, rel=0.05)
+    assert good.requests_per_s.low == good.requests_per_s.high  # as they arrive: the engine keeps up
+
+
 def test_quantiles_rise_from_the_fastest_to_the_slowest() -> None:
     served = values(simulate(run(request_rate=10.0, serving={"requests": 300, "tpot_slo": "20 ms"})))
     for latency in (served.ttft_s, served.tpot_s, served.e2e_s, served.queue_s):

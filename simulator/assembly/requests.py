@@ -32,9 +32,9 @@ def requests_record(batch: Batch, figures: BatchFigures) -> Requests | None:
         served=outcome.requests,
         duration_s=outcome.duration,
         instances=served.budget.instances,
-        requests_per_s=timed(outcome.requests / outcome.duration),
+        requests_per_s=_rate(batch, figures),
         sustainable_requests_per_s=None if served.sustainable is None else timed(served.sustainable),
-        goodput_requests_per_s=timed(outcome.good / outcome.duration, u.QUEUE_ERROR) if stated else None,
+        goodput_requests_per_s=_goodput(outcome, asked, figures) if stated else None,
         ttft_s=latency(outcome.ttft, u.QUEUE_ERROR),
         tpot_s=latency(outcome.tpot),
         itl_s=latency(outcome.itl),
@@ -55,6 +55,36 @@ def requests_record(batch: Batch, figures: BatchFigures) -> Requests | None:
         ],
         requests=_spans(outcome),
     )
+
+
+def _rate(batch: Batch, figures: BatchFigures) -> Number:
+    """Requests served in a second: as they arrive, where the engine can surely keep up."""
+    served, work, timed = batch.served, batch.run.inference, figures.evidence.timed
+    assert work is not None
+    assert served.outcome is not None
+    rate = served.outcome.requests / served.outcome.duration
+    arriving = work.request_rate is not None or (batch.run.serving is not None and batch.run.serving.trace is not None)
+    if arriving and served.sustainable is not None and rate < timed(served.sustainable).low:
+        return Number.exact(rate)
+    return timed(rate)
+
+
+def _goodput(outcome: Outcome, asked: Serving, figures: BatchFigures) -> Number:
+    """Requests a second within the objectives; its interval is where all latencies are at the ends of theirs."""
+    timed = figures.evidence.timed
+    first, each = timed(1.0, u.QUEUE_ERROR), timed(1.0)
+
+    def share(first_by: float, each_by: float) -> float:
+        kept = [1.0]
+        if asked.ttft_slo is not None:
+            kept.append(outcome.ttft.within(asked.ttft_slo / first_by))
+        if asked.tpot_slo is not None:
+            kept.append(outcome.tpot.within(asked.tpot_slo / each_by))
+        return min(kept)
+
+    good, rate = outcome.good / outcome.requests, outcome.requests / outcome.duration
+    low, high = min(good, share(first.high, each.high)), max(good, share(first.low, each.low))
+    return Number(value=good * rate, low=low * rate, high=high * rate, basis=first.basis)
 
 
 def _prices(batch: Batch, figures: BatchFigures) -> dict[str, Number | None]:

@@ -46,3 +46,9 @@ class Distribution:
             if passed >= wanted - 1e-9:
                 return exp(index * BIN_WIDTH)
         return 0.0
+
+    def within(self, limit: float) -> float:
+        """Share of the weight that does not exceed `limit`, within a bin; 1 of nothing."""
+        last = round(log(max(limit, 1e-12)) / BIN_WIDTH)
+        inside = sum(weight for index, weight in self._bins.items() if index <= last)
+        return inside / self.weight if self.weight else 1.0
