@@ -6,8 +6,8 @@ that a shard done twice is kept once.
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from simulator import __version__
@@ -33,7 +33,7 @@ def on_cluster(
 
     try:
         names = {client.submit(_shard, __version__, do, data, pure=False): name for name, data in waiting.items()}
-        for future in as_completed(list(names)):
+        for future in as_completed(list(names), loop=client.loop):
             name = names.pop(future)
             try:
                 frame: pandas.DataFrame = future.result()
