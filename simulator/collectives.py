@@ -72,17 +72,21 @@ class Case(Spec):
                 f"a group of {self.ranks} is larger than the machine of {hardware.gpus} GPUs", path="collective.ranks"
             )
         group = Group(self.ranks, min(self.ranks, hardware.scale_up_domain))
-        if self.kind in ("dispatch", "combine"):
-            return self._exchange(group)
-        assert self.kind not in ("dispatch", "combine") and self.bytes is not None
-        if self.kind != "all_to_all":
-            return Collective(self.kind, self.bytes, group)
-        part = self.bytes / self.ranks
-        outside = part * (self.ranks - group.per_domain)
-        return Collective("all_to_all", part * (group.per_domain - 1), group, outside)
+        match self.kind:
+            case "dispatch" | "combine":
+                return self._exchange(group)
+            case "all_to_all":
+                part = (self.bytes or 0.0) / self.ranks
+                outside = part * (self.ranks - group.per_domain)
+                return Collective("all_to_all", part * (group.per_domain - 1), group, outside)
+            case kind:
+                return Collective(kind, self.bytes or 0.0, group)
 
     def _exchange(self, group: Group) -> Collective:
-        assert self.tokens is not None and self.hidden is not None and self.top_k is not None and self.precision
+        assert self.tokens is not None
+        assert self.hidden is not None
+        assert self.top_k is not None
+        assert self.precision is not None
         element = ELEMENT_BYTES[self.precision]
         if self.precision == "fp8" and self.kernel != "two_sided":
             element += SCALE_BYTES

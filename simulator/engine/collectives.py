@@ -47,7 +47,9 @@ def place_group(fabric: Fabric, group: Group, first: int = 0, stride: int = 1) -
         )
     ranks = (first + stride * np.arange(group.size)).reshape(group.domains, group.per_domain)
     if (ranks // domain != ranks[:, :1] // domain).any():
-        raise SpecError(f"{group.per_domain} ranks, {stride} apart from GPU {first} on, don't fit in domains of {domain}")
+        raise SpecError(
+            f"{group.per_domain} ranks, {stride} apart from GPU {first} on, don't fit in domains of {domain}"
+        )
     return ranks
 
 

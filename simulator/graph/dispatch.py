@@ -1,4 +1,4 @@
-"""What an exchange of tokens between expert ranks sends: copies for each token, inside a domain and to other domains."""
+"""What an exchange of tokens between expert ranks sends: copies of each token, inside a domain and beyond it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,4 @@ def token_exchange(
         case "copies":
             inside = top_k * (places - 1) / group.size
             outside = top_k * (group.size - places) / group.size
-    return Collective(
-        "all_to_all", size * inside, group, size * outside, kernel=kernel, combines=combines, sms=sms
-    )
+    return Collective("all_to_all", size * inside, group, size * outside, kernel=kernel, combines=combines, sms=sms)
