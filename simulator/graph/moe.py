@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simulator.graph.dispatch import Sending, token_exchange
 from simulator.graph.operator import Collective, Gemm, Group, Grouping, Operator, Traffic
 from simulator.graph.precision import element_bytes, quantise_bytes, wide
 from simulator.graph.transformer import (
@@ -15,6 +16,7 @@ from simulator.graph.transformer import (
     residual,
     tensor_collective,
 )
+from simulator.spec.workload import Dispatcher
 
 PERMUTE_BYTES = 10.0
 """Per row and hidden element, permute and unpermute together: read, write, read, weighted sum (bf16, fp32 weights)."""
@@ -80,36 +82,30 @@ def expert_load(s: Shapes, imbalance: float, capacity_factor: float | None) -> E
     )
 
 
-def distinct_ranks(ranks: int, top_k: int) -> float:
-    """Expected ranks, of all `ranks`, that a token routed uniformly to `top_k` places reaches: R(1 - (1 - 1/R)^k)."""
-    return ranks * (1 - (1 - 1 / ranks) ** top_k)
+SENDING: dict[Dispatcher, Sending] = {
+    "alltoall": "copies",
+    "allgather": "all",
+    "deepep": "distinct",
+    "hybridep": "distinct",
+}
 
 
 def all_to_all(s: Shapes, name: str, load: ExpertLoad, element: float = ACTIVATION_BYTES) -> list[Operator]:
-    """Dispatch or combine between expert ranks.
-
-    The plain dispatcher sends a copy for every selected expert. DeepEP and HybridEP send one to each distinct remote
-    domain over the network, to the rank of the same place, which forwards it inside to each distinct rank but itself: a
-    rank forwards for the others as many copies as they do for it. With node-limited routing (arXiv 2412.19437, section
-    2.1.2) a token reaches `topk_group` domains at most.
-    """
+    """Dispatch or combine between expert ranks, as the dispatcher sends tokens."""
     layout, model = s.layout, s.model
     if layout.ep == 1:
         return []
-    group, top_k = layout.expert_group, model.num_experts_per_tok or 1
-    row = model.hidden_size * element
+    top_k, dispatcher = model.num_experts_per_tok or 1, layout.settings.dispatcher
     tokens = load.rows / layout.etp / top_k  # what the fullest rank receives in their place
-    outside = (group.size - group.per_domain) / group.size
-    if layout.settings.dispatcher in ("deepep", "hybridep"):
-        inside = distinct_ranks(group.size, top_k) * (group.per_domain - 1) / group.per_domain
-        reached = distinct_ranks(min(group.domains, model.topk_group or group.domains), top_k)
-        remote = reached * (group.domains - 1) / group.domains
-    elif layout.settings.dispatcher == "allgather":
-        inside, remote = float(group.per_domain - 1), float(group.size - group.per_domain)
-    else:
-        inside = top_k * (group.per_domain - 1) / group.size
-        remote = top_k * outside
-    work = Collective("all_to_all", tokens * inside * row, group, tokens * remote * row)
+    work = token_exchange(
+        layout.expert_group,
+        tokens * model.hidden_size * element,
+        sending=SENDING[dispatcher],
+        top_k=top_k,
+        reached_domains=model.topk_group,
+        kernel="deepep" if dispatcher == "deepep" else "nccl",
+        combines=name.startswith("combine"),
+    )
     return [Operator(name, "all_to_all", work, module="moe", mean_share=load.mean_share)]
 
 
