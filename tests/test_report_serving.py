@@ -12,6 +12,7 @@ from simulator.report.page import render_run
 from simulator.report.serving_curves import curves_chart
 from simulator.report.serving_load import lives_chart, load_chart
 from simulator.report.serving_section import figures_table, latency_table, serving_finding
+from simulator.report.verdict import verdict
 from simulator.result import Latency, Requests
 
 
@@ -114,3 +115,17 @@ def test_the_section_stands_in_the_page_of_a_serving_run_alone() -> None:
     assert page.unclosed == []
     assert "p99" in page.text["requests"]
     assert "requests" not in Page(render_run(samples.inference())).ids
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ({"inference": {"concurrency": 64}}, "to 64 users at once shows"),
+        ({"inference": {"concurrency": 1}}, "to one user shows"),
+        ({"inference": {"concurrency": 1, "request_rate": 6.0}}, "to 6.2 requests a second shows"),
+        ({"inference": {"concurrency": 1}, "serving": {"trace": "chat.csv"}}, "to 6.2 requests a second shows"),
+        ({"inference": {"concurrency": "max"}}, "these 4 GPUs shows"),
+    ],
+)
+def test_the_verdict_says_whom_it_serves(run: dict[str, object], words: str) -> None:
+    assert words in plain(verdict(samples.serving().model_copy(update={"run": run})).sentence)

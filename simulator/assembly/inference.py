@@ -26,6 +26,7 @@ def assemble_inference(batch: Batch) -> Result:
     assert work is not None
     figures = batch_figures(batch)
     evidence, timed = figures.evidence, figures.evidence.timed
+    step = figures.tpot * batch.tokens_per_step
     stages, gpus, joules = stage_totals(costed), run.hardware.gpus, figures.joules
     parts = [joules.compute, joules.memory, joules.network, joules.static, joules.facility]
     density_active, density_stored = counts.graph_density(run.model)
@@ -59,9 +60,9 @@ def assemble_inference(batch: Batch) -> Result:
                 evidence.basis,
             ),
             "memory_by_stage": memory_by_stage(batch.memory, batch.pools),
-            "operators": operator_rows(costed, stages, figures.tpot, evidence.errors),
+            "operators": operator_rows(costed, stages, step, evidence.errors),
             "timeline": _timeline(batch, figures.tpot),
-            "traffic": traffic_record(b, costed, stages, mean_sums(costed.graph), figures.tpot),
+            "traffic": traffic_record(b, costed, stages, mean_sums(costed.graph), step),
             "bill": [_rent(run.economics.gpu_hour, gpus, timed(figures.rent))] if figures.rent is not None else [],
         }
     )

@@ -67,7 +67,7 @@ _PER_UNIT = {"all_to_all_bytes_per_gpu", "model_flops_per_gpu", "hardware_flops_
 # Counted over all tokens of a training that says how many, otherwise over one step or batch.
 _PER_RUN = {"cost_usd", "energy_total_j", "carbon_kg"}
 # The same as another figure of its kind.
-_REPEATED = {"inference": {"step_time_s", "tokens_per_s"}}
+_REPEATED = dict.fromkeys(("inference", "serving"), {"step_time_s", "tokens_per_s"})
 _INFERENCE_ORDER = (
     "ttft_s",
     "tpot_s",

@@ -139,9 +139,21 @@ def _inference(result: Result) -> tuple[str, str]:
 
 
 def _users(result: Result) -> str:
+    """Whom it serves: so many at once, or so many requests a second."""
     work = result.run.get("inference")
-    asked = work.get("concurrency") if isinstance(work, dict) else None
-    return f" to {asked:,} users at once" if isinstance(asked, int) else ""
+    asked, served = (work if isinstance(work, dict) else {}), result.serving
+    if served is not None and ("request_rate" in asked or _has_trace(result)):
+        rate = numbers.significant(served.requests_per_s.value, 2)
+        return f" to {rate} requests a second"
+    if "request_rate" in asked or not isinstance(asked.get("concurrency"), int):
+        return ""
+    users = asked["concurrency"]
+    return " to one user" if users == 1 else f" to {users:,} users at once"
+
+
+def _has_trace(result: Result) -> bool:
+    asked = result.run.get("serving")
+    return isinstance(asked, dict) and "trace" in asked
 
 
 def _between(days: Number) -> str:
