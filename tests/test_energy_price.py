@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 import toy
 from hypothesis import given
@@ -16,6 +17,7 @@ from simulator.cost.price import carbon_grams_per_joule, electricity_usd, rent_u
 from simulator.errors import SpecError
 from simulator.simulation import simulate
 from simulator.spec.base import data_root
+from simulator.spec.formats import FORMATS
 from simulator.spec.hardware import resolve_hardware
 from simulator.spec.run import Run, read_run
 from simulator.spec.workload import Economics
@@ -64,6 +66,20 @@ def test_no_device_draws_less_than_its_floor_or_more_than_its_limit(device: str,
     floor, *rest = device_power(machine, compute, memory)
     assert min(rest) >= 0
     assert floor + sum(rest) <= machine.hardware.device.tdp * (1 + 1e-12)
+
+
+def test_power_of_kernels_measured_alone() -> None:
+    """The form was fitted on served tokens (ML.ENERGY); B200 kernels longer than a millisecond are measured apart."""
+    table = pd.read_csv(data_root() / "workloads/validation/power.csv")
+    machine = build_machine(resolve_hardware({"device": "b200-sxm", "gpus": 1}))
+    device = machine.hardware.device
+    peak = table["dtype"].map(lambda dtype: device.peak_for(FORMATS[dtype].precision))
+    compute, memory = table["flops"] / table["latency_s"] / peak, table["bytes"] / table["latency_s"]
+    watts = [sum(device_power(machine, *u)) for u in zip(compute, memory / machine.memory_bandwidth, strict=True)]
+    error = watts / table["power_w"] - 1
+    assert abs(error.mean()) < 0.10
+    assert error.abs().mean() < 0.25
+    assert (table["power_w"] > 0.97 * device.tdp).mean() > 0.2  # so many run into the limit, which caps the form
 
 
 def test_rent_and_electricity() -> None:

@@ -20,9 +20,9 @@ from simulator.spec.transfer import transferred
 
 AUTO, NONE = "auto", "none"
 SHARED = frozenset({("gemm", "bf16"), ("prefill", "bf16"), ("mla_prefill", "bf16")})
-"""(operation, dtype) whose kernels all software shares: cuBLAS and the FlashAttention family. The others change with the
-library that brings them and its release, by up to a factor of two, and collectives with the machine around the GPUs;
-they count where the run names its profile."""
+"""(operation, dtype) whose kernels all software shares: cuBLAS and the FlashAttention family. The others change with
+the library that brings them and its release, by up to a factor of two, and collectives with the machine around the
+GPUs; they count where the run names its profile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,8 @@ class Run(Spec):
     reliability: Reliability | None = None
     profile: str = Field(default_factory=lambda data: NONE if data.get("kind") == "training" else AUTO)
     """What measured kernels are believed. `auto`: those that all software shares, of the device's own fitted profile or
-    carried over from others' (the default of inference and serving). A name in hardware_profiles/fitted or the path of a
-    profile: all of that one. `none`: priors alone (the default of training, whose constants are fitted with them)."""
+    carried over from others' (the default of inference and serving). A name in hardware_profiles/fitted or the path of
+    a profile: all of that one. `none`: priors alone (the default of training, whose constants are fitted with them)."""
 
     source_text: str = Field(default="", exclude=True, repr=False)
     """The file the run was read from, for the report; set by `read_run`."""
