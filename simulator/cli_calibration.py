@@ -52,10 +52,14 @@ def _measure(device: str, out: Path, minutes: float, like: str | None) -> None:
     from simulator.calibration.session import calibrate as measure
     from simulator.report.calibration_page import render_calibration
 
-    with progress_bar("measuring") as advance:
-        report = measure(
-            device, out, minutes=minutes, like=like, progress=lambda done, total, _: advance(int(done), int(total))
-        )
+    try:
+        with progress_bar("measuring") as advance:
+            report = measure(
+                device, out, minutes=minutes, like=like, progress=lambda done, total, _: advance(int(done), int(total))
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted. What was measured is in {out / 'journal.jsonl'}; the same command goes on.", err=True)
+        raise
     write_text(out / "report.html", render_calibration(report.page()))
     echo(report.summary())
     echo(f"Wrote {out / 'prices.yaml'}, measured.csv and report.html.")

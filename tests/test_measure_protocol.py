@@ -100,6 +100,18 @@ def test_points_of_the_host_are_never_refused() -> None:
     assert [p.case.kernel for p in run(device, host, seconds=1e-9).points] == ["view"]
 
 
+def test_points_without_a_trial_come_first() -> None:
+    journal = Journal(None, HEADER)
+    for name in "abcdefgh":
+        journal.add(Visit(point(name, 1).key, [1e-3]))
+    journal.trials = {key: seconds for key, seconds in journal.trials.items() if "|e|" not in key}
+    order: list[str] = []
+    measure([point(name, 1e-3) for name in "abcdefgh"], Toy(), journal, seconds=1e9,
+            progress=lambda done, total, key: order.append(key))  # fmt: skip
+    assert order[0] == point("e", 1).key
+    assert order[1:5] != sorted(order[1:5])
+
+
 def test_the_first_round_finishes_even_beyond_the_budget() -> None:
     found = run(Toy(), point("a", 1.0), point("b", 1.0), seconds=0.5)
     assert {p.case.kernel: len(p.trials) for p in found.points} == {"a": 3, "b": 3}

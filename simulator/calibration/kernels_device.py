@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Protocol
@@ -107,11 +108,8 @@ class CpuDevice:
         keep_memory()
         self.torch_device = torch.device("cpu")
         self.dtype = torch.float32
-        generator = torch.Generator().manual_seed(0)
         reads = [time.thread_time_ns() for _ in range(1000)]
         self._clock_ns = min(b - a for a, b in itertools.pairwise(reads))
-        self._hot = torch.randn(HOT_BYTES // 4, generator=generator)
-        self._cold = torch.randn(COLD_BYTES // 4, generator=generator)
 
     @property
     def info(self) -> DeviceInfo:
@@ -124,8 +122,14 @@ class CpuDevice:
             dtype="fp32",
         )
 
+    @cached_property
+    def _arenas(self) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        hot, cold = (torch.randn(size // 4, generator=generator) for size in (HOT_BYTES, COLD_BYTES))
+        return hot, cold
+
     def operands(self) -> Operands:
-        return Operands(self._hot, self._cold)
+        return Operands(*self._arenas)
 
     def groups(self) -> tuple[int, ...]:
         return (2,)

@@ -150,6 +150,7 @@ def measure(
         if not waiting or (rounds and clock() - start >= seconds):
             break
         random.Random(rounds).shuffle(waiting)
+        waiting.sort(key=lambda key: bool(session.trials(key)))  # a killed session goes on with what it lacks
         for key in waiting:
             # The first round always finishes: a point without a trial would be missing from the fit.
             if clock() - start >= seconds and session.trials(key):

@@ -125,9 +125,10 @@ def calibrate(
     groups = opened.groups() if ranks is None else ranks
     seconds = 60 * minutes * (1 - COLLECTIVE_SHARE * len(groups) - (POWER_SHARE if opened.kind == "cuda" else 0.0))
     chosen = list(cases(plan or PLANS[opened.kind], info.dtype))
-    with Journal(out / "journal.jsonl", info.header()) as journal:
-        if plan is None and not journal.trials:
-            _enough(seconds, minutes, opened.kind)
+    file = out / "journal.jsonl"
+    if plan is None and not file.exists():
+        _enough(seconds, minutes, opened.kind)
+    with Journal(file, info.header()) as journal:
         measured = measure(chosen, opened, journal, seconds=seconds, progress=progress)
         remarks = _power(opened, measured, journal, seconds=60 * minutes * POWER_SHARE)
         rows = rows_of(measured, info, source=f"measured here ({out.name})", notes=journal.notes)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from simulator.errors import CalibrationError
+from simulator.errors import CalibrationError, SpecError
 from simulator.spec.base import Spec
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def to_frame(rows: Iterable[Measurement]) -> pd.DataFrame:
 
 
 def read_table(file: str | Path) -> pd.DataFrame:
-    """The checked table of a CSV or Parquet file. Raises CalibrationError naming file, row and column."""
+    """The checked table of a CSV or Parquet file.
+
+    Raises CalibrationError naming file, row and column; SpecError for a Parquet file where nothing reads one.
+    """
     import pandas as pd
 
     path = Path(file)
@@ -73,13 +76,18 @@ def read_table(file: str | Path) -> pd.DataFrame:
             frame = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise CalibrationError(f"{file}: no such table") from None
+    except ImportError:
+        raise _no_parquet(file) from None
     except (ValueError, OSError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
         raise CalibrationError(f"{file}: not a readable table: {str(error).splitlines()[0]}") from None
     return check_table(frame, str(file))
 
 
 def write_table(frame: pd.DataFrame, file: str | Path) -> None:
-    """Write a table whole, by renaming a finished file into its place; Parquet by suffix, CSV else."""
+    """Write a table whole, by renaming a finished file into its place; Parquet by suffix, CSV else.
+
+    Raises SpecError for Parquet where nothing writes it.
+    """
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}-{os.getpid()}{path.suffix}")
@@ -89,8 +97,14 @@ def write_table(frame: pd.DataFrame, file: str | Path) -> None:
         else:
             frame.to_csv(scratch, index=False)
         scratch.replace(path)
+    except ImportError:
+        raise _no_parquet(file) from None
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _no_parquet(file: str | Path) -> SpecError:
+    return SpecError(f"{file}: Parquet needs pyarrow: pip install 'moesim[silicon]', or give a CSV")
 
 
 def shape_columns(frame: pd.DataFrame) -> list[str]:

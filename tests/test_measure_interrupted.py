@@ -1,0 +1,103 @@
+"""Calibrations that end before their time: nothing measured is lost, nothing hangs, and the reason is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from simulator.calibration.ranks import run_ranks
+from simulator.calibration.session import calibrate
+from simulator.errors import CalibrationError
+
+PATIENCE_S = 120.0
+
+
+def begin(out: Path) -> subprocess.Popen[str]:
+    """The command as a user runs it, in a process of its own."""
+    command = [sys.executable, "-m", "simulator", "calibrate", "--device", "cpu", "--minutes", "10", "--out", str(out)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_lines(journal: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Return once the journal has that many lines."""
+    end = time.monotonic() + PATIENCE_S
+    while not journal.exists() or journal.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "nothing is measured"
+        time.sleep(0.05)
+
+
+def trials(journal: Path) -> dict[str, list[float]]:
+    """What stands in whole lines of the journal."""
+    found: dict[str, list[float]] = {}
+    for line in journal.read_bytes().split(b"\n")[1:-1]:
+        visit = json.loads(line)
+        found.setdefault(visit["key"], []).extend(visit.get("seconds", []))
+    return found
+
+
+def test_a_killed_calibration_loses_nothing_and_goes_on(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    first = begin(tmp_path)
+    wait_for_lines(journal, 40, first)
+    first.kill()
+    first.communicate(timeout=PATIENCE_S)
+    kept = trials(journal)
+    assert len(kept) >= 38
+    second = begin(tmp_path)
+    wait_for_lines(journal, len(kept) + 40, second)
+    second.send_signal(signal.SIGINT)
+    _, said = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 130
+    assert said == f"Interrupted. What was measured is in {journal}; the same command goes on.\n"
+    after = trials(journal)
+    # A second run begins with the points the first one had not reached.
+    assert all(after[key] == seconds for key, seconds in kept.items())
+
+
+def test_a_budget_too_small_for_one_round_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError) as error:
+        calibrate("cpu", tmp_path, minutes=0.1)
+    assert str(error.value) == (
+        "--minutes 0.1 leaves 5 s for the operators; one round over all of them takes about 20 s: "
+        "give at least 0.4 minutes"
+    )
+
+
+DYING = """
+import os, sys, torch, torch.distributed as dist
+dist.init_process_group("gloo")
+if dist.get_rank() == 1:
+    {how}
+dist.all_reduce(torch.ones(4))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("os.kill(os.getpid(), 9)", "process 1 of 2 was killed by signal 9; nothing measured before is lost"),
+        (
+            "raise MemoryError('no room for 1 GiB')",
+            "process 1 of 2 failed; nothing measured before is lost: MemoryError: no room for 1 GiB",
+        ),
+    ],
+)
+def test_a_rank_that_dies_while_another_waits_for_it_ends_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, reason: str
+) -> None:
+    (tmp_path / "dying_rank.py").write_text(DYING.format(how=how), encoding="utf-8")
+    start = time.monotonic()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with pytest.raises(CalibrationError) as error:
+        run_ranks("dying_rank", [], ranks=2, timeout_s=PATIENCE_S)
+    assert str(error.value) == reason
+    assert time.monotonic() - start < PATIENCE_S
