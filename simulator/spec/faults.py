@@ -83,6 +83,6 @@ class Stragglers(Spec):
     @property
     def words(self) -> str:
         """The distribution in words."""
-        if self.fraction is not None:
-            return f"{self.fraction:.3%} of the GPUs {self.slowdown:.3%} slower, at random"
+        if self.fraction is not None and self.slowdown is not None:
+            return f"{100 * self.fraction:.3g} % of the GPUs {100 * self.slowdown:.3g} % slower, at random"
         return f"log-normal with sigma {self.sigma:.3g}"
