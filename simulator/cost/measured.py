@@ -89,6 +89,8 @@ def _gemm(machine: Machine, work: Gemm | WeightGrad) -> Shaped | None:
         shape = work.m / work.groups, work.n, work.k
     else:
         shape = work.n, work.k, work.m / work.groups
+    if not all(shape):
+        return None  # a model without a head multiplies nothing
     found = dtype and machine.evidence.find("gemm", dtype, library=machine.library)
     return Shaped(found, shape) if found else None
 
