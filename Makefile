@@ -32,6 +32,7 @@ lint: $(VENV)/installed-dev
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/serving.py
 
 gallery: $(VENV)/installed
 	for run in workloads/runs/*.yaml; do \
