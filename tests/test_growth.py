@@ -430,3 +430,27 @@ def test_without_a_purchase_nothing_is_said_of_one(tmp_path: Path) -> None:
     html = render_growth(answer, "")
     assert "Buying was not asked about" in html
     assert "GPUs bought" not in html
+
+
+SERVED = QUESTION.replace("kind: inference", "kind: serving").replace(
+    "  framework: vllm", "  serving: {ttft_slo: 2 s, tpot_slo: 25 ms}\n  framework: vllm"
+)
+
+
+def test_a_serving_run_brings_its_objectives(tmp_path: Path) -> None:
+    stated = read_growth(written(tmp_path, SERVED)).growth.objectives
+    assert (stated.ttft, stated.tpot) == (0.5, 0.03)
+    own = read_growth(written(tmp_path, SERVED.replace("objectives: {ttft: 500 ms, tpot: 30 ms}\n", "")))
+    assert (own.growth.objectives.ttft, own.growth.objectives.tpot) == (2.0, 0.025)
+    assert grow(own).capacity.first == "decode"
+
+
+def test_a_trace_has_no_closed_form(tmp_path: Path) -> None:
+    text = SERVED.replace("serving: {", "serving: {trace: requests.csv, ")
+    with pytest.raises(SpecError, match=r"run: serving.trace has no closed form, which growth is read from$"):
+        read_growth(written(tmp_path, text))
+
+
+def test_prompts_found_in_the_cache_leave_room_for_more(tmp_path: Path) -> None:
+    hit = grow(read_growth(written(tmp_path, SERVED.replace("serving: {", "serving: {prefix_hit: 0.5, "))))
+    assert hit.capacity.rate.value > grow(read_growth(written(tmp_path, SERVED))).capacity.rate.value

@@ -17,8 +17,9 @@ from simulator.assembly.metrics import Evidence, batch_figures
 from simulator.errors import InfeasibleError
 from simulator.fleet import Capacity, Ceiling, LimitName
 from simulator.result import Number
-from simulator.serving.served import serve_work
-from simulator.serving.steady import Steady
+from simulator.serving.capacity import budget
+from simulator.serving.steady import Server, Steady, open_loop, sustainable_rate
+from simulator.serving.steps import StepCost
 from simulator.simulation import inference_batch
 from simulator.spec.run import Run
 
@@ -28,8 +29,6 @@ FULL = 1 - 1e-6
 """Of what can be served for ever: the highest load that has a steady state."""
 ALONE = 1e-4
 """The same: a load at which requests meet no others."""
-TOO_FAST = 1e12
-"""Requests per second that nothing serves."""
 
 
 @dataclass(frozen=True)
@@ -43,29 +42,29 @@ class Service:
         work = self.run.inference
         assert work is not None
         update = {"request_rate": rate, "batching": "continuous", "concurrency": 1, "requests": None}
-        return self.run.model_copy(
-            update={"kind": "inference", "serving": None, "inference": work.model_copy(update=update)}
-        )
+        return self.run.model_copy(update={"inference": work.model_copy(update=update)})
+
+    @cached_property
+    def server(self) -> Server:
+        """One engine with the costs of its steps, which all rates share."""
+        run, work, asked = self.at_rate(1.0), self.run.inference, self.run.serving
+        assert work is not None
+        cached = asked.prefix_hit * (work.isl - 1) if asked is not None else 0.0
+        return Server(StepCost(run), budget(run), float(work.isl), float(work.osl), cached)
 
     def state(self, rate: float) -> Steady:
         """The steady state at a rate below `most`."""
-        return serve_work(self.at_rate(rate), closed_form=True).steady
+        return open_loop(self.server, rate)
+
+    @property
+    def replicas(self) -> int:
+        """Engines that the run's GPUs make."""
+        return self.server.budget.instances
 
     @cached_property
     def most(self) -> float:
         """Requests per second that can be served for ever. Raises InfeasibleError where not even one fits."""
-        try:
-            serve_work(self.at_rate(TOO_FAST), closed_form=True)
-        except InfeasibleError as error:
-            if error.path != "inference.request_rate" or error.available is None:
-                raise
-            return error.available
-        raise AssertionError("nothing serves so many requests")
-
-    @cached_property
-    def replicas(self) -> int:
-        """Engines that the run's GPUs make."""
-        return serve_work(self.at_rate(self.most * FULL), closed_form=True).budget.instances
+        return sustainable_rate(self.server)
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -107,8 +106,7 @@ def capacity_of(service: Service, *, tpot: float | None, ttft: float | None) -> 
 
 def _batch(service: Service) -> Ceiling:
     """The load at which the batch is full."""
-    served = serve_work(service.at_rate(service.most * FULL), closed_form=True)
-    by_cache = served.fits / service.replicas <= served.budget.sequences
+    by_cache = service.server.fits <= service.server.budget.sequences
     rate = u.number(service.most / service.replicas, service.evidence.whole, service.evidence.basis)
     return Ceiling("kv_cache" if by_cache else "sequences", rate)
 

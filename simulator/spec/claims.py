@@ -102,6 +102,12 @@ def _figure(name: str) -> str:
 Figure = Annotated[str, AfterValidator(_figure)]
 
 
+def _unit(name: str) -> str:
+    if name not in UNITS:
+        raise ValueError(f"unknown unit '{name[:20]}'.{nearest(name, [unit for unit in UNITS if unit])}")
+    return name
+
+
 class Hold(Spec):
     """Two machines are compared where users see the same: the most requests in flight with a figure within a limit."""
 
@@ -146,7 +152,7 @@ class Claim(Spec):
     source: Text
     published: Annotated[str, AfterValidator(_published)]
     """The figure as printed: `46.7`, `20 to 30`, `< 1`, `> 10`."""
-    unit: str = ""
+    unit: Annotated[str, AfterValidator(_unit)] = ""
     neutral: float | None = None
     """The value that says there is no effect: 1 of a ratio. A figure on the right side of it holds in part."""
     figure: Figure
@@ -160,8 +166,6 @@ class Claim(Spec):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if self.unit not in UNITS:
-            raise ValueError(f"unknown unit '{self.unit[:20]}'.{nearest(self.unit, [u for u in UNITS if u])}")
         only = {"parameters", "active_parameters"}
         for side in (self.of, self.over):
             if side is not None and side.model is not None and self.figure not in only:

@@ -210,8 +210,21 @@ def read_growth(file: str | Path, overrides: Iterable[str] = ()) -> Question:
     run = build_run(plain)
     if run.inference is None:
         raise document.error(f"demand grows for a serving run; this one is of kind {run.kind}", ("run",))
+    growth = growth.model_copy(update={"objectives": _objectives(growth, run, document)})
     growth = growth.model_copy(update={"run": plain.data})
     return _question(growth, run, document)
+
+
+def _objectives(growth: Growth, run: Run, document: Document) -> Objectives:
+    """The stated ones, else those of the run's serving block."""
+    asked = run.serving
+    for name in ("trace", "disaggregated"):
+        if asked is not None and getattr(asked, name) is not None:
+            raise document.error(f"serving.{name} has no closed form, which growth is read from", ("run",))
+    stated = growth.objectives
+    if asked is None or stated.ttft is not None or stated.tpot is not None:
+        return stated
+    return Objectives.model_construct(ttft=asked.ttft_slo, tpot=asked.tpot_slo)
 
 
 def _question(growth: Growth, run: Run, document: Document) -> Question:
