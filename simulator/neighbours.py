@@ -54,12 +54,13 @@ def _check(run: Run, other: Run) -> None:
     if not here.leaves or not there.leaves or here.network.pods:
         name = run.name if not here.leaves or here.network.pods else other.name
         raise SpecError(f"{name} has no leaf switches of one tree to share with another job", path="hardware.network")
-    if here.network != there.network or here.gpus_per_node != there.gpus_per_node:
-        raise SpecError(
-            f"{run.name} runs on nodes of {here.gpus_per_node} GPUs on {here.network.name}, {other.name} on nodes of "
-            f"{there.gpus_per_node} on {there.network.name}: they can't share a fabric",
-            path="hardware.network",
-        )
+    for field in ("kind", "topology", "bandwidth", "nics_per_node", "oversubscription", "planes", "routing"):
+        mine, theirs = getattr(here.network, field), getattr(there.network, field)
+        if mine != theirs:
+            raise SpecError(
+                f"{run.name} and {other.name} can't share a fabric: {field} is {mine} for one and {theirs} for the other",
+                path=f"hardware.network.{field}",
+            )
 
 
 def _alone(run: Run, part: Tenancy) -> Step:
