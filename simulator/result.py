@@ -197,7 +197,7 @@ class Result(Record):
         def collect(prefix: str, value: object) -> None:
             if isinstance(value, Number):
                 out[prefix] = value
-            elif isinstance(value, (Memory, Communication, Exposure, Energy)):
+            elif isinstance(value, (Memory, Communication, Exposure, Energy, Requests, Latency)):
                 for key in type(value).model_fields:
                     collect(f"{prefix}.{key}", getattr(value, key))
 

@@ -45,6 +45,7 @@ def test_percentiles_rise_and_the_requests_are_all_there() -> None:
     for latency in (served.ttft_s, served.tpot_s, served.itl_s, served.e2e_s):
         assert latency.p50.value <= latency.p90.value <= latency.p99.value
     assert result.ttft_s == served.ttft_s.mean.model_copy(update={})
+    assert result.numbers()["serving.ttft_s.p99"] == served.ttft_s.p99
     assert served.goodput_requests_per_s.value <= served.requests_per_s.value
     assert served.requests_per_s.value == pytest.approx(10, rel=0.15)
     assert served.sustainable_requests_per_s.value > 10

@@ -126,6 +126,10 @@ def test_the_breakdown_of_a_token_sums_to_it() -> None:
     assert result.tpot_s is not None
     assert sum(item.seconds.value for item in result.breakdown) == pytest.approx(result.tpot_s.value, rel=1e-6)
     assert any(item.key == "draft" for item in result.breakdown)
+    assert result.run["inference"]["speculative"] == SMALL
+    (drafts,) = (row for row in result.assumptions if row.name == "Drafted tokens that hold")
+    assert drafts.value == "80% of 3 a step, drafted by llama3.2-1b"
+    assert sum(row.share_of_step for row in result.operators) < 1  # of a step, which yields three tokens
 
 
 def test_a_static_batch_gains_by_tokens_over_steps() -> None:

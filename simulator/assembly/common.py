@@ -101,6 +101,9 @@ def resolved(run: Run) -> dict[str, object]:
     )
     hardware = run.hardware
     data["model"] = run.model.name
+    drafts = run.inference.speculative if run.inference is not None else None
+    if drafts is not None and drafts.draft_model is not None:
+        data["inference"]["speculative"]["draft_model"] = drafts.draft_model.name  # type: ignore[index]
     data["hardware"] = {
         "device": hardware.device.name,
         "gpus": hardware.gpus,

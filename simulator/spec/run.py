@@ -46,7 +46,7 @@ class Run(Spec):
 
     name: Annotated[str, Field(min_length=1, max_length=300)]
     kind: Literal["training", "inference", "serving"]
-    model: Annotated[ModelSpec, BeforeValidator(_model)]
+    model: Annotated[ModelSpec, BeforeValidator(_model, json_schema_input_type=str | ModelSpec)]
     hardware: Hardware
     parallelism: Parallelism = Parallelism()
     training: Training | None = None

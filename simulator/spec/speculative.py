@@ -34,7 +34,9 @@ class Speculative(Spec):
     acceptance: Annotated[float, Field(ge=0, le=1)]
     """Probability that a drafted token holds, given that those before it do. DeepSeek-V3's second token: 0.85 to 0.90
     (arXiv 2412.19437, section 5.4.3)."""
-    draft_model: Annotated[ModelSpec | None, BeforeValidator(_draft)] = None
+    draft_model: Annotated[ModelSpec | None, BeforeValidator(_draft, json_schema_input_type=str | ModelSpec | None)] = (
+        None
+    )
     """What drafts: a model as in `model`. Absent: the model's own multi-token prediction modules."""
 
     @property
