@@ -63,7 +63,7 @@ def guided_search(
         _look_at(fresh, question, found, store, workers)
         for trial, place in trials:
             values, broken = found.tried[place]
-            trial.set_user_attr("broken", broken)
+            trial.set_constraint("limits", broken)
             study.tell(trial, values)
         if progress is not None:
             progress(min(found.points, wanted), wanted)
@@ -76,9 +76,7 @@ def _study(seed: int, objectives: int) -> Any:
     except ImportError:
         raise SpecError("a search of a part of the space needs Optuna: pip install 'moesim[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.NSGAIISampler(
-        population_size=GENERATION, seed=seed, constraints_func=lambda trial: (trial.user_attrs["broken"],)
-    )
+    sampler = optuna.samplers.NSGAIISampler(population_size=GENERATION, seed=seed)
     return optuna.create_study(directions=["minimize"] * objectives, sampler=sampler)
 
 

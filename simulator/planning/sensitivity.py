@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from simulator.answer import HIGHER_IS_BETTER, End, Limit, Option, Sensitivity, Shift
 from simulator.assembly.uncertainty import item_errors
 from simulator.cost.machine import build_machine
+from simulator.graph.inference_layers import widths_of
 from simulator.planning import ranking
 from simulator.planning.bounds import RELAXED
 from simulator.planning.space import run_of
@@ -84,9 +85,7 @@ def sensitivity(asked: Asked) -> tuple[Sensitivity, ...]:
 
 def _of_model(asked: Asked) -> Iterator[Sensitivity]:
     run = run_of(asked.base, asked.best.settings)
-    work = run.training or run.inference
-    assert work is not None
-    errors = item_errors(build_machine(run.hardware), work.precision)
+    errors = item_errors(build_machine(run.hardware), _computed_in(run))
     seconds = asked.table[[f"seconds.{kind}" for kind in KINDS]].to_numpy()
     alike = (asked.table["option.device"] == asked.best.device).to_numpy()
     total = seconds.sum(axis=1)
@@ -97,6 +96,14 @@ def _of_model(asked: Asked) -> Iterator[Sensitivity]:
         moved = np.where(alike, error * seconds[:, number] / total, 0.0)
         lower, higher = (_retimed(asked.table[asked.columns()], 1 + sign * moved) for sign in (-1, 1))
         yield Sensitivity(kind, "model", error, asked.first(lower), asked.first(higher))
+
+
+def _computed_in(run: Run) -> str:
+    """The precision of most GEMMs, which of a served model is not always that of its weights."""
+    if run.training is not None:
+        return run.training.precision
+    assert run.inference is not None
+    return widths_of(run.model, run.inference.precision, run.hardware.device).experts[0]
 
 
 def _retimed(figures: pandas.DataFrame, longer: NDArray[np.float64]) -> pandas.DataFrame:

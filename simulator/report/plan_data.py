@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulator.answer import HIGHER_IS_BETTER, Answer
+from simulator.answer import HIGHER_IS_BETTER, LATE, Answer
 from simulator.report.kinds import COLORS, KIND_NAMES
 from simulator.report.numbers import Scale
 from simulator.report.plan_words import ENDS, FIGURES, LIMITS, superlative
@@ -74,7 +74,7 @@ def payload(answer: Answer) -> dict[str, Any]:
 
 def rankable(keys: Sequence[str]) -> list[str]:
     """The figures a reader may rank by."""
-    return [key for key in keys if key not in ("headroom_gib", "mfu", "power_w")]
+    return [key for key in keys if key not in ("headroom_gib", "mfu", "power_w", *LATE)]
 
 
 def _is_choice(axis: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from simulator.report import plan_words as words
 from simulator.report.kinds import KIND_NAMES
 from simulator.report.tables import Cell, Table, table
 
-_KINDS: dict[str, str] = {**KIND_NAMES}
+_KINDS = {str(kind): name for kind, name in KIND_NAMES.items()}
 
 
 def checked(answer: Answer) -> str:
