@@ -251,7 +251,10 @@ def random_step(data: st.DataObject) -> CostedGraph:
     schedule = one_of(*legal)
     model = one_of(toy.MODEL, toy.MOE_MODEL)
     ep = one_of(*[n for n in (1, 2, 4, 8) if tp * cp * dp % n == 0]) if model is toy.MOE_MODEL else 1
-    overlaps = {name: one_of(True, False) for name in ("a2a_overlap", "tp_overlap", "dp_overlap", "p2p_overlap")}
+    overlaps: dict[str, Any] = {
+        name: one_of(True, False) for name in ("a2a_overlap", "tp_overlap", "dp_overlap", "p2p_overlap")
+    }
+    overlaps["gradient_bucket"] = one_of(None, 1, 100_000)
     run = toy.run(
         gpus=tp * cp * dp * pp if tp * cp * dp * pp <= 8 else 8 * -(-tp * cp * dp * pp // 8),
         model=model,
@@ -331,7 +334,9 @@ def test_links_carry_the_bytes_that_the_operators_send() -> None:
     sums, timeline = mean_sums(costed.graph), timed(costed, "events")
 
     def carried(link: str, way: str) -> float:
-        return sum(use.bytes for use in timeline.links if use.link.name.startswith(link) and use.link.name.endswith(way))
+        return sum(
+            use.bytes for use in timeline.links if use.link.name.startswith(link) and use.link.name.endswith(way)
+        )
 
     for way in ("out", "in"):  # of two stages; eight ranks of a stage in a node
         assert carried("scale-up port", way) / 2 == pytest.approx(sums.link_bytes)

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from simulator.cost.annotation import CostedProgram
 from simulator.engine.fast import execute
 from simulator.engine.program import Spent, spend
+from simulator.graph.builder import build_graph, prepare
 from simulator.graph.graph import Program
 from simulator.graph.operator import Collective, Group, Item, Operator, Traffic
 from simulator.spec.constants import read_constants
 
+PARAMETERS = toy.run().model.parameters
 CONSTANTS = read_constants().model_copy(
     update={"overlap_rate": 0.5, "host_overlap_exponent": 2.0, "host_synchronous_exponent": 1.0}
 )
@@ -101,7 +103,7 @@ def test_spent_times_add_up() -> None:
 
 def test_overlapped_gradients_hide_under_the_last_backward_pass() -> None:
     """Reduced beside it at the overlap rate; the rest, the update and the host's step come after."""
-    given_run = toy.run(gpus=8, execution={"dp_overlap": True}, framework="megatron-core")
+    given_run = toy.run(gpus=8, execution={"dp_overlap": True, "gradient_bucket": 1}, framework="megatron-core")
     _, graph = toy.costed(given_run)
     stage = execute(graph, 8).stages[0]
     hidden = read_constants().overlap_rate * sum(spent.duration for spent in stage.backward)
@@ -111,6 +113,28 @@ def test_overlapped_gradients_hide_under_the_last_backward_pass() -> None:
     assert stage.tail.exposed["gradient_sync"] == pytest.approx(sync - hidden)
     _, serial = toy.costed(toy.run(gpus=8, execution={"dp_overlap": False}))
     assert execute(serial, 8).stages[0].tail.exposed["gradient_sync"] == sync
+
+
+@pytest.mark.parametrize(("bucket", "exposed"), [(None, 1.0), (PARAMETERS // 4, 0.25), (2 * PARAMETERS, 1.0)])
+def test_the_last_bucket_has_nothing_to_hide_behind(bucket: int | None, exposed: float) -> None:
+    """The toy has less than the 40 million parameters of Megatron's bucket; with a long step, all but the last one of
+    four hide."""
+    execution = {"dp_overlap": True, "gradient_bucket": bucket}
+    _, graph = toy.costed(toy.run(gpus=8, execution=execution, training={"seq_len": 2**19}, framework="megatron-core"))
+    tail, sync = execute(graph, 8).stages[0].tail, graph.ends[0]["gradient_sync"]
+    assert tail.exposed["gradient_sync"] == pytest.approx(exposed * sync, rel=1e-5)
+
+
+def test_buckets_grow_with_the_ranks_as_megatron_has_them() -> None:
+    """max(40000000, 1000000 * dp_size) parameters."""
+
+    def share(gpus: int) -> float:
+        run = toy.run(gpus=gpus, model="llama3-8b", training={"global_batch": gpus}, framework="megatron-core")
+        b = prepare(run)
+        return build_graph(b).ends[0].bucket_share * run.model.parameters
+
+    assert share(8) == pytest.approx(40e6)
+    assert share(64) == pytest.approx(64e6)
 
 
 def test_noise_grows_with_the_doublings_of_the_ranks() -> None:

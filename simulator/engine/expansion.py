@@ -191,9 +191,8 @@ class _Steps:
         if not seconds:
             return []
         operators = end.gradient_sync if item == "gradient_sync" else end.parameter_gather
-        moving = [
-            transfer_seconds(self.links.machines[stage], op.work) for op in operators if isinstance(op.work, Collective)
-        ]
+        machine = self.links.machines[stage]
+        moving = [transfer_seconds(machine, op.work) * op.calls for op in operators if isinstance(op.work, Collective)]
         shares = [seconds * one / sum(moving) for one in moving]
         parts = zip(operators, shares, strict=True)
         return [combined([collective_transfer(self.links, operator, share, stage) for operator, share in parts])]

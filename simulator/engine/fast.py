@@ -205,7 +205,8 @@ def _tail(costed: CostedGraph, stage: int, times: Times, constants: Constants) -
     """Gradient synchronisation, update and parameter gather after a stage's last task.
 
     Where overlapped, the reduction hides under the backward passes of the last micro-batches and the gather under the
-    forward passes of the first: gradients are complete, and parameters needed, no sooner.
+    forward passes of the first: gradients are complete, and parameters needed, no sooner. The last bucket has nothing
+    to hide under.
     """
     costs, overlap = costed.ends[stage], costed.graph.overlap_gradients
     tail = Spent()
@@ -215,7 +216,7 @@ def _tail(costed: CostedGraph, stage: int, times: Times, constants: Constants) -
         if not seconds:
             continue
         window = constants.overlap_rate * _last_pass(costed.graph.pipeline, stage, passes) if overlap else 0.0
-        hidden = min(seconds, window)
+        hidden = min(seconds * (1 - costed.graph.ends[stage].bucket_share), window)
         tail.add(Spent({item: seconds - hidden}, {item: hidden}))
     tail.add(Spent({"optimizer": costs["update"], "host": constants.host_step_us * US}))
     return tail

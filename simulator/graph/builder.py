@@ -9,7 +9,7 @@ from simulator.graph import parameters_held as held
 from simulator.graph.graph import Chunk, OperatorGraph, Phase, Pipeline, Program, StageEnd
 from simulator.graph.layers import Layer, Stack, stack_of
 from simulator.graph.moe import ExpertLoad, expert_load
-from simulator.graph.operator import Collective, Group, HostTransfer, Operator, Traffic
+from simulator.graph.operator import Collective, CollectiveKind, Group, HostTransfer, Operator, Traffic
 from simulator.graph.order import CUTTING, Pass, position
 from simulator.graph.parallel import Layout, build_layout
 from simulator.graph.programs import BF16_BYTES, Rank, layer_operators, programs_of
@@ -184,8 +184,8 @@ def _stage_end(b: Build, dense: float, expert: float) -> StageEnd:
             continue
         nics = framework.collective_nics
         size = count * framework.gradient_bytes
-        kind = "all_reduce" if settings.sharding == "none" else "reduce_scatter"
-        sync.append(Operator("gradient synchronisation", "gradient_sync", Collective(kind, size, group, nics=nics)))  # type: ignore[arg-type]
+        kind: CollectiveKind = "all_reduce" if settings.sharding == "none" else "reduce_scatter"
+        sync.append(Operator("gradient synchronisation", "gradient_sync", Collective(kind, size, group, nics=nics)))
         if settings.sharding != "none":
             weights = Collective("all_gather", count * BF16_BYTES, group, nics=nics)
             gather.append(Operator("parameter all-gather", "parameter_gather", weights))
@@ -195,4 +195,18 @@ def _stage_end(b: Build, dense: float, expert: float) -> StageEnd:
     if b.run.training.offload == "optimizer":
         host = HostTransfer(sharded_update * (framework.gradient_bytes + BF16_BYTES))
         update = [Operator("optimizer on host", "optimizer", host)]
-    return StageEnd(tuple(sync), tuple(update), tuple(gather))
+    return StageEnd(tuple(sync), tuple(update), tuple(gather), min(1.0, _bucket(b) / (dense + expert)))
+
+
+def _bucket(b: Build) -> float:
+    """Parameters of a bucket of gradients; 0 where they are not reduced in buckets.
+
+    Buckets are launched one after the other as backward passes fill them and follow each other through the ring as the
+    chunks of one collective do, so they take its time; but the last one is full when no compute is left.
+    """
+    framework, layout = b.run.defaults, b.layout
+    stated = b.run.execution.gradient_bucket
+    if not layout.settings.dp_overlap or (stated is None and framework.gradient_bucket is None):
+        return 0.0
+    least = framework.gradient_bucket_per_rank * layout.data_group.size
+    return float(stated) if stated else max(framework.gradient_bucket or 0.0, least)

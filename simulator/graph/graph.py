@@ -71,6 +71,8 @@ class StageEnd:
     gradient_sync: tuple[Operator, ...] = ()
     update: tuple[Operator, ...] = ()
     parameter_gather: tuple[Operator, ...] = ()
+    bucket_share: float = 0.0
+    """Share of the gradients in the last bucket, and of the parameters in the first, which nothing can hide."""
 
 
 Chunks = tuple[tuple[Chunk, ...], ...]

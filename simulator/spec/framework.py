@@ -48,6 +48,11 @@ class Framework(Spec):
     async_tensor_gradients: bool = False
     """The sum of a column-parallel GEMM's input gradient runs beside its weight gradient (Megatron-LM since 2021)."""
     dp_overlap: bool = True
+    gradient_bucket: float | None = None
+    """Parameters of a bucket of overlapped gradients: the last one to be reduced, and the first of the parameters to be
+    gathered, has no compute left to hide behind. None: as small as it takes."""
+    gradient_bucket_per_rank: float = 0.0
+    """A bucket has at least this many parameters for each data-parallel rank."""
     p2p_overlap: bool = True
     cuda_graph: CudaGraph = "none"
     fused: bool = True

@@ -178,6 +178,8 @@ class Execution(Spec):
     a2a_overlap: bool | None = None
     tp_overlap: bool | None = None
     dp_overlap: bool | None = None
+    gradient_bucket: Positive | None = None
+    """Parameters of a bucket of overlapped gradients; the framework's where absent."""
     p2p_overlap: bool | None = None
     attention: AttentionKernel | None = None
     all_reduce: AllReduce = "auto"
