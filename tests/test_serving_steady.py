@@ -87,7 +87,7 @@ def test_a_chunked_prompt_costs_what_the_whole_does_but_for_the_weights_read_aga
     whole = cost.gpu(0, 0, [(4096.0, 0.0)])
     first, second = cost.gpu(0, 0, [(2048.0, 0.0)]), cost.gpu(0, 0, [(2048.0, 2048.0)])
     assert second > first
-    assert whole < first + second < 1.1 * whole
+    assert 0.95 * whole < first + second < 1.1 * whole  # measured GEMMs are not the faster the larger
 
 
 def test_a_step_grows_with_what_is_in_it() -> None:
@@ -120,6 +120,8 @@ def test_percentiles_of_a_distribution() -> None:
     assert values.mean == pytest.approx(0.5005)
     for share in (0.5, 0.9, 0.99):
         assert values.percentile(share) == pytest.approx(share, rel=0.005)
+    assert values.within(0.25) == pytest.approx(0.25, abs=0.003)
+    assert (values.within(0.0001), values.within(2.0)) == (0, 1)
     other = Distribution()
     other.add(10.0, weight=1000)
     values.merge(other)
