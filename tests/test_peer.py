@@ -60,11 +60,29 @@ def test_flops_are_those_of_the_parameters_a_token_meets() -> None:
 
 @pytest.mark.parametrize("ranks", [2, 8])
 def test_tokens_travel_to_the_ranks_of_their_experts(ranks: int) -> None:
-    work = operators(gpus=8, parallelism={"ep": ranks})["peer dispatch"].work
+    """With an index and a gate for each expert; a partial sum of the vectors comes back from each rank."""
+    ops = operators(gpus=8, parallelism={"ep": ranks})
+    there, back = ops["peer dispatch"].work, ops["peer combine"].work
+    assert isinstance(there, Collective)
+    assert isinstance(back, Collective)
+    vectors = distinct_ranks(ranks, CHOSEN) * HIDDEN * 2
+    assert there.bytes == pytest.approx(TOKENS * (vectors + CHOSEN * 8) * (ranks - 1) / ranks)
+    assert back.bytes == pytest.approx(TOKENS * vectors * (ranks - 1) / ranks)
+    assert there.network_bytes == back.network_bytes == 0
+
+
+def test_tables_in_several_nodes_are_reached_over_the_network() -> None:
+    """Of 16 ranks 7 others are near and 8 far."""
+    work = operators(gpus=16, parallelism={"ep": 16})["peer combine"].work
     assert isinstance(work, Collective)
-    reached = distinct_ranks(ranks, CHOSEN)
-    assert work.bytes == pytest.approx(TOKENS * HIDDEN * 2 * reached * (ranks - 1) / ranks)
-    assert work.network_bytes == 0
+    one = TOKENS * distinct_ranks(16, CHOSEN) * HIDDEN * 2 / 16
+    assert (work.bytes, work.network_bytes) == (pytest.approx(7 * one), pytest.approx(8 * one))
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 64, 512])
+def test_vectors_both_ways_are_fewer_than_the_rows_they_stand_for(ranks: int) -> None:
+    """Rows of u and of v for each chosen expert, against a vector to and from each rank that holds one of them."""
+    assert 2 * distinct_ranks(ranks, CHOSEN) < 2 * CHOSEN
 
 
 def test_tensor_ranks_read_the_experts_of_their_own_rows() -> None:

@@ -23,6 +23,8 @@ from simulator.graph.transformer import (
 
 SCORE_BYTES = 4.0
 """Per half-key score: written and read once in bf16 by the two top-k passes."""
+PICK_BYTES = 8.0
+"""What a token sends along for each expert it chose: its index and its gate, 4 bytes each."""
 
 
 def peer_feed_forward(s: Shapes) -> list[Operator]:
@@ -40,25 +42,29 @@ def peer_feed_forward(s: Shapes) -> list[Operator]:
     parts.append(Operator("peer keys", "expert_gemm", half_keys))
     scores = tokens * peer.num_heads * (2 * keys * SCORE_BYTES + peer.top_k**2 * SCORE_BYTES)
     parts.append(Operator("peer top-k", "elementwise", Traffic(scores)))
-    parts += _exchange(s, "peer dispatch")
+    parts += _exchange(s, "peer dispatch", PICK_BYTES)
     moved = tokens * chosen * hidden * ACTIVATION_BYTES
     flops = 2.0 * tokens * chosen * hidden
     parts.append(Operator("peer gather down", "gather", Traffic(moved, flops, gather=True)))
     parts.append(elementwise(s, "peer activation", tokens * chosen * 6.0))
     parts.append(Operator("peer gather up", "gather", Traffic(moved, flops, gather=True)))
-    parts += _exchange(s, "peer combine")
+    parts += _exchange(s, "peer combine", 0.0)
     return [*parts, residual(s, "ffn residual")]
 
 
-def _exchange(s: Shapes, name: str) -> list[Operator]:
-    """With the tables cut over ep ranks, a token's vector travels to every rank that holds one of its experts."""
+def _exchange(s: Shapes, name: str, picks: float) -> list[Operator]:
+    """With the tables of u and v cut over ep ranks, tokens travel to the rows they chose, not the rows to them.
+
+    A token's vector goes to each of the R(1 - (1 - 1/R)^hk) ranks that hold one of its hk experts, with `picks` bytes
+    for every expert it chose there, and a partial sum comes back: at most min(R, hk) vectors each way instead of 2 hk
+    rows. Half-keys are small and lie on every rank, so that the choice needs nobody else.
+    """
     layout, peer = s.layout, s.model.peer
     assert peer is not None
     if layout.ep == 1:
         return []
-    group = layout.expert_group
-    copies = distinct_ranks(group.size, peer.num_heads * peer.top_k)
-    row = s.model.hidden_size * ACTIVATION_BYTES
-    one = s.rows * copies * row / group.size
+    group, chosen = layout.expert_group, peer.num_heads * peer.top_k
+    row = distinct_ranks(group.size, chosen) * s.model.hidden_size * ACTIVATION_BYTES + chosen * picks
+    one = s.rows * row / group.size
     inside, outside = one * (group.per_domain - 1), one * (group.size - group.per_domain)
     return [Operator(name, "all_to_all", Collective("all_to_all", inside, group, outside), module="moe")]
