@@ -55,9 +55,15 @@ def measured() -> dict[str, Any]:
         "families": [{"name": "gemm", "points": 12, "error": 0.08, "inside": 0.9, "range": "m 1..2048"}, *rest],
         "held_out": [{"name": "gemm bf16, nt", "what": "new (n, k)", "rows": 30, **errors}],
         "links": [
-            {"name": "all reduce nccl, 8 processes", "measured": saturating(4e11)},
-            {"name": "transfer host to device", "measured": saturating(5e10)},
+            {"operation": "All reduce", "name": "nccl, 8 processes", "measured": saturating(4e11)},
+            {
+                "operation": "All reduce",
+                "name": "a kernel of a very long name, 2 processes",
+                "measured": saturating(1e11),
+            },
+            {"operation": "Transfer", "name": "host to device", "measured": saturating(5e10)},
         ],
+        "roof": {"name": "data sheet", "flops_per_second": 3e15, "bytes_per_second": 3e12},
         "power": [{"name": "gemm nt", "shape": "m=8192 n=8192 k=8192", "seconds": 1.5e-3, "watts": 690.0}],
         "sustained": clocks,
         "refused": [["gemm|nt|bf16|m=1", "smallest trials 31% apart"]],
@@ -95,7 +101,7 @@ def test_the_figures_of_a_session_stand_on_its_page() -> None:
     assert "Calibration of toy <gpu>" in page.all_text()
     assert "20 points of 15 operators: the fit is off by 5.0 % at the median" in page.all_text().replace("\u00a0", " ")
     assert "The highest rate is 2.05 PFLOP/s: gemm at m=64 n=128 k=256." in page.all_text().replace("\u00a0", " ")
-    assert "all reduce nccl, 8 processes reaches 400 GB/s" in page.all_text().replace("\u00a0", " ")
+    assert "copies: All reduce by nccl, 8 processes reaches 400 GB/s." in page.all_text().replace("\u00a0", " ")
     power = "After 5 seconds of one product its time has changed by +8.0 %, at 694 W and 1,700 MHz."
     assert power in page.all_text().replace("\u00a0", " ")
     assert "1 points were too unstable to use, 1 could not be measured or have no form." in page.text["refused"]
@@ -116,7 +122,9 @@ def test_published_measurements_have_the_same_page() -> None:
     assert page.unclosed == []
     assert "Calibration of a100-sxm-80gb" in page.all_text()
     assert "aiconfigurator-core 0.12.0" in page.text["measured"]
-    assert "all reduce" in page.text["links"]
+    assert "All reduce" in page.text["links"]
+    assert "nccl, 8 ranks" in page.text["links"]
+    assert "roof: data sheet" in page.text["roofline"]
     assert "new (n, k)" in page.text["operators"]
     assert "power" not in page.ids
     assert html_of.__wrapped__("imported") == html_of("imported")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.calibration.calls import looped
-from simulator.calibration.prices import Family, call_seconds, family_of
+from simulator.calibration.prices import Family, MemoryLevels, call_seconds, family_of
 from simulator.calibration.prices_fit import LINK_OPS, UNPRICED
 from simulator.calibration.representatives import spread_out
 from simulator.calibration.table import shape_columns
@@ -65,6 +65,7 @@ def measured_here(report: SessionReport) -> Data:
         "families": [_family(name, family, points) for name, family in prices.families.items()],
         "held_out": _held_out(report.fitted.fitted) if report.fitted else [],
         "links": _links(table),
+        "roof": _roof(report.fitted.fitted) if report.fitted else _measured_roof(points, prices.memory),
         "power": _power(table),
         "sustained": _sustained(table),
         "refused": [[p.case.key, f"smallest trials {p.spread:.0%} apart"] for p in measured.unstable],
@@ -83,6 +84,7 @@ def imported(report: CalibrationReport) -> Data:
         "families": [_series_family(one) for one in report.fitted],
         "held_out": _held_out(report.fitted),
         "links": _series_links(report.fitted),
+        "roof": _roof(report.fitted),
         "power": [],
         "sustained": [],
         "refused": [],
@@ -110,9 +112,14 @@ def _links(table: pd.DataFrame) -> list[Data]:
     rows = table[table["op"].isin(LINK_OPS)]
     found = []
     for (op, kernel, size), part in rows.groupby(["op", "kernel", "group_size"]):
-        name = f"{op} {kernel}".replace("_", " ") + ("" if size == 1 else f", {size} processes")
-        found.append({"name": name, "measured": sorted(zip(part["bytes"], _rates(str(op), part), strict=True))})
+        name = str(kernel).replace("_", " ") + ("" if size == 1 else f", {size} processes")
+        measured = sorted(zip(part["bytes"], _rates(str(op), part), strict=True))
+        found.append({"operation": _title(str(op)), "name": name, "measured": measured})
     return found
+
+
+def _title(op: str) -> str:
+    return op.replace("_", " ").capitalize()
 
 
 def _rates(op: str, rows: pd.DataFrame) -> list[float]:
@@ -144,6 +151,12 @@ def _sustained(table: pd.DataFrame) -> list[Data]:
             zip(*(rows[name].tolist() for name in ("second", "clock_hz", "latency_s", "power_w")), strict=True)
         )
     ]
+
+
+def _measured_roof(points: Sequence[Data], memory: MemoryLevels) -> Data:
+    """The highest rate seen, and the bandwidth of the farthest memory."""
+    best = max(p["flops"] / p["measured"] for p in points)
+    return {"name": "measured", "flops_per_second": best, "bytes_per_second": 1.0 / memory.seconds_per_byte[-1]}
 
 
 def _series_name(one: Fitted) -> str:
@@ -210,8 +223,13 @@ def _series_links(fitted: Sequence[Fitted]) -> list[Data]:
         series = one.series
         if series.op in COLLECTIVES:
             rates = wire_bytes(series.op, series.shape) / series.seconds
-            name = _series_name(one).replace("_", " ").replace(" bytes,", ",")
-            found.append(
-                {"name": name, "measured": sorted(zip(series.shape["bytes"].tolist(), rates.tolist(), strict=True))}
-            )
+            measured = sorted(zip(series.shape["bytes"].tolist(), rates.tolist(), strict=True))
+            name = f"{series.kernel.replace('_', ' ')}, {series.group_size} ranks"
+            found.append({"operation": _title(series.op), "name": name, "measured": measured})
     return found
+
+
+def _roof(fitted: Sequence[Fitted]) -> Data:
+    """The data sheet's peak and memory bandwidth of the first products."""
+    sheet = next((one.series.sheet for one in fitted if one.series.op == "gemm"), fitted[0].series.sheet)
+    return {"name": "data sheet", "flops_per_second": sheet.peak, "bytes_per_second": sheet.bandwidth}

@@ -74,9 +74,9 @@ def render_calibration(data: Data) -> str:
         maps=[chart for chart in (_by_time(points), _by_shape(points)) if chart is not None],
         worst=_worst(points),
         held_out=_held_out(data["held_out"]),
-        roofline=[_roofline(points, wide=wide) for wide in (True, False)] if roofline else [],
+        roofline=[_roofline(points, data["roof"], wide=wide) for wide in (True, False)] if roofline else [],
         roofline_finding=_roofline_finding(points) if roofline else "",
-        bus=[_bus(data["links"], wide=wide) for wide in (True, False)] if data["links"] else [],
+        links=_links(data["links"]),
         bus_finding=_bus_finding(data["links"]),
         power=_power(data),
         power_finding=_power_finding(data),
@@ -183,7 +183,8 @@ def _cell(errors: Sequence[float]) -> MapCell:
     mean = fmean(errors)
     fill = round(MOST_FILL * min(abs(mean), _LIMIT) / _LIMIT)
     points = f"{len(errors)} point{'s' * (len(errors) > 1)}"
-    return MapCell(f"{mean:+.0%}".replace("-", "−"), fill, mean > 0, points)
+    words = f"{mean:+.0%}".replace("-", "−") if abs(mean) >= 0.005 else "0%"
+    return MapCell(words, fill, mean > 0, points)
 
 
 def _worst(points: Sequence[Data]) -> Table:
@@ -215,8 +216,9 @@ def _working(points: Sequence[Data]) -> list[Data]:
     return [p for p in points if p["flops"] > 0 and p["bytes"] > 0]
 
 
-def _roofline(points: Sequence[Data], *, wide: bool) -> str:
+def _roofline(points: Sequence[Data], roof: Data, *, wide: bool) -> str:
     chosen = _working(points)
+    work = [p["flops"] / p["bytes"] for p in chosen]
     series = [
         Series(
             name, [(p["flops"] / p["bytes"], p["flops"] / p["measured"], f"{p['family']} {p['shape']}") for p in part]
@@ -224,11 +226,13 @@ def _roofline(points: Sequence[Data], *, wide: bool) -> str:
         for name in _KINDS
         if (part := [p for p in chosen if _kind(p) == name])
     ]
-    rates = [p["flops"] / p["measured"] for p in chosen]
-    x = axis_over("FLOP per byte of its operands", [p["flops"] / p["bytes"] for p in chosen])
-    return scatter_chart(
-        series, x, axis_over("GFLOP/s", rates, divisor=1e9), label=_roofline_finding(points), wide=wide
-    )
+    peak, bandwidth = roof["flops_per_second"], roof["bytes_per_second"]
+    corners = sorted([min(work), min(max(work), max(min(work), peak / bandwidth)), max(work)])
+    ceiling = [(at, min(peak, at * bandwidth), "") for at in corners]
+    rates = [*(p["flops"] / p["measured"] for p in chosen), *(rate for _, rate, _ in ceiling)]
+    x, y = axis_over("FLOP per byte of its operands", work), axis_over("GFLOP/s", rates, divisor=1e9)
+    series.append(Series(f"roof: {roof['name']}", ceiling, joined=True, dots=False))
+    return scatter_chart(series, x, y, label=_roofline_finding(points), wide=wide)
 
 
 def _roofline_finding(points: Sequence[Data]) -> str:
@@ -237,24 +241,34 @@ def _roofline_finding(points: Sequence[Data]) -> str:
     return f"The highest rate is {rate}: {best['family']} at {best['shape']}."
 
 
-def _bus(links: Sequence[Data], *, wide: bool) -> str:
-    series = [
-        Series(link["name"], [(s, rate, f"{link['name']}, {s:,.0f} B") for s, rate in link["measured"]], joined=True)
-        for link in links
-    ]
-    sizes = [s for link in links for s, _ in link["measured"]]
-    rates = [rate for link in links for _, rate in link["measured"]]
-    x = axis_over("Buffer, bytes", sizes)
-    return scatter_chart(series, x, axis_over("MB/s", rates, divisor=1e6), label=_bus_finding(links), wide=wide)
+def _links(links: Sequence[Data]) -> list[tuple[str, str, str]]:
+    """A chart an operation: its name, and its drawings wide and narrow, all over the same axes."""
+    if not links:
+        return []
+    x = axis_over("Buffer, bytes", [s for link in links for s, _ in link["measured"]])
+    y = axis_over("MB/s", [rate for link in links for _, rate in link["measured"]], divisor=1e6)
+    found = []
+    for operation in dict.fromkeys(link["operation"] for link in links):
+        series = [
+            Series(
+                link["name"], [(s, rate, f"{link['name']}, {s:,.0f} B") for s, rate in link["measured"]], joined=True
+            )
+            for link in links
+            if link["operation"] == operation
+        ]
+        label = f"{operation}: bandwidth against the size of the buffer."
+        wide, narrow = (scatter_chart(series, x, y, label=label, wide=each) for each in (True, False))
+        found.append((operation, wide, narrow))
+    return found
 
 
 def _bus_finding(links: Sequence[Data]) -> str:
     if not links:
         return "No collective and no copy was measured."
-    rates = {link["name"]: max(rate for _, rate in link["measured"]) for link in links}
-    first = max(rates, key=lambda name: rates[name])
-    rate = numbers.si([rates[first]], "B/s").text(rates[first])
-    return f"Bus bandwidth as nccl-tests define it, and bytes over time of copies: {first} reaches {rate}."
+    first = max(links, key=lambda link: max(rate for _, rate in link["measured"]))
+    most = max(rate for _, rate in first["measured"])
+    rate, name = numbers.si([most], "B/s").text(most), f"{first['operation']} by {first['name']}"
+    return f"Bus bandwidth as nccl-tests define it, and bytes over time of copies: {name} reaches {rate}."
 
 
 def _power(data: Data) -> Table | None:
@@ -301,5 +315,5 @@ def _refused(data: Data) -> Table | None:
 def _refused_finding(data: Data) -> str:
     refused, skipped = len(data["refused"]), len(data["skipped"])
     if not refused + skipped:
-        return "Every point was measured, and every one was stable."
+        return "Nothing was left out."
     return f"{refused} points were too unstable to use, {skipped} could not be measured or have no form."

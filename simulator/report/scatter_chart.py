@@ -11,6 +11,7 @@ from simulator.report import svg
 from simulator.report.svg import Box
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+LEGEND_ROW = 20.0
 _COLORS = ("dense", "a2a", "mem", "expert", "comm", "ink")
 
 
@@ -49,12 +50,13 @@ def axis_over(title: str, values: Sequence[float], *, divisor: float = 1.0) -> A
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour, joined where they are a curve."""
+    """Points of one colour, joined where they are a curve, which may do without dots."""
 
     name: str
     points: Sequence[tuple[float, float, str]]
     """x, y, and what a reader who points at it is told."""
     joined: bool = False
+    dots: bool = True
 
 
 def scatter_chart(
@@ -63,22 +65,24 @@ def scatter_chart(
     """The drawing, named `label` for screen readers; `zero` is a value of y to draw a line at."""
     width, height = (860.0, 360.0) if wide else (330.0, 300.0)
     area = Box(54, 30, width - 12, height - 64)
+    places = _legend_places(series, area)
+    height += LEGEND_ROW * max((row for _, row in places), default=0)
     content = [*_grid(area, x, y, width, height)]
     if zero is not None:
         level = _place(area, x, y, x.low, zero)[1]
         content.append(svg.line(area.left, level, area.right, level, stroke="ink", width=1.4))
     for index, each in enumerate(series):
         color = _COLORS[index % len(_COLORS)]
-        places = [(*_place(area, x, y, px, py), words) for px, py, words in each.points]
+        marks = [(*_place(area, x, y, px, py), words) for px, py, words in each.points]
         if each.joined:
-            path = " ".join(f"{svg.number(px)},{svg.number(py)}" for px, py, _ in places)
+            path = " ".join(f"{svg.number(px)},{svg.number(py)}" for px, py, _ in marks)
             content.append(
                 svg.element("polyline", points=path, fill="none", stroke=f"var(--{color})", stroke_width=1.6)
             )
-        for px, py, words in places:
+        for px, py, words in marks if each.dots else ():
             title = svg.element("title", escape(words)) if words else ""
             content.append(svg.element("circle", title, cx=px, cy=py, r=2.6, fill=f"var(--{color})", fill_opacity=0.7))
-    content += _legend(series, area, height) if len(series) > 1 else []
+    content += _legend(series, places, area.bottom + 55)
     return svg.image(width, height, label, "".join(content))
 
 
@@ -102,13 +106,24 @@ def _grid(area: Box, x: Axis, y: Axis, width: float, height: float) -> list[str]
     return parts
 
 
-def _legend(series: Sequence[Series], area: Box, height: float) -> list[str]:
-    parts, left = [], area.left
-    for index, each in enumerate(series):
-        color = _COLORS[index % len(_COLORS)]
-        parts.append(svg.element("circle", cx=left, cy=height - 9, r=4, fill=f"var(--{color})"))
-        parts.append(svg.text(left + 9, height - 4, each.name))
-        left += 9 + len(each.name) * svg.CHARACTER + 12
+def _legend_places(series: Sequence[Series], area: Box) -> list[tuple[float, int]]:
+    """Where each name of a legend begins, and in which of its rows; none for points of a single colour."""
+    places, left, row = [], area.left, 0
+    for each in series if len(series) > 1 or series[0].joined else ():
+        taken = 9 + len(each.name) * svg.CHARACTER + 12
+        if left > area.left and left + taken > area.right:
+            left, row = area.left, row + 1
+        places.append((left, row))
+        left += taken
+    return places
+
+
+def _legend(series: Sequence[Series], places: Sequence[tuple[float, int]], top: float) -> list[str]:
+    parts = []
+    for index, (each, (left, row)) in enumerate(zip(series, places, strict=False)):
+        color, at = _COLORS[index % len(_COLORS)], top + row * LEGEND_ROW
+        parts.append(svg.element("circle", cx=left, cy=at, r=4, fill=f"var(--{color})"))
+        parts.append(svg.text(left + 9, at + 5, each.name))
     return parts
 
 
