@@ -281,3 +281,13 @@ def test_more_bytes_never_take_less_time(
     many = Collective(kind, size * factor, group, outside * factor)
     assert 0 <= seconds(few, machine) <= seconds(many, machine) * (1 + 1e-12)
     assert sum(sent_bytes(few)) <= sum(sent_bytes(many))
+
+
+def test_gpus_on_pcie_share_a_bus_whatever_they_are() -> None:
+    """RTX PRO 6000 reach about half of their link in pairs; NVLink's share would be eight tenths."""
+    plugged = build_machine(resolve_hardware({"device": "h100-pcie", "gpus": 8}))
+    linked = build_machine(resolve_hardware({"device": "h100-sxm", "gpus": 8}))
+    assert plugged.curves.collective.ring == 0.51
+    assert plugged.curves.gemm == linked.curves.gemm
+    pair = Collective("all_gather", 2.0**29, Group(2, 2))
+    assert 27e9 < 2.0**28 / seconds(pair, plugged) < 33e9  # 30 to 34 of 64 GB/s measured

@@ -130,4 +130,5 @@ def build_machine(
             path="execution.all_reduce",
         )
     library = engine.split("-")[0]  # `trtllm-0.9` is a release of trtllm
-    return Machine(hardware, read_priors(device.architecture), serves, evidence(device, profile), library, all_reduce)
+    curves = read_priors(device.architecture, on_pcie=device.scale_up.kind == "pcie")
+    return Machine(hardware, curves, serves, evidence(device, profile), library, all_reduce)

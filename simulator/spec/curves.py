@@ -190,8 +190,14 @@ def generation(architecture: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def read_priors(architecture: str) -> Curves:
-    """The priors of an architecture; those of `default` where it has none of its own."""
+def read_priors(architecture: str, *, on_pcie: bool = False) -> Curves:
+    """The priors of an architecture; those of `default` where it has none of its own.
+
+    GPUs `on_pcie` share buses and sockets, whatever they are: their collectives have priors of their own.
+    """
     folder = data_root() / "hardware_profiles/priors"
+    if on_pcie:
+        shared = validate(CollectiveCurve, read_document(folder / "pcie.yaml"))
+        return read_priors(architecture).model_copy(update={"collective": shared})
     file = folder / f"{generation(architecture)}.yaml"
     return validate(Curves, read_document(file if file.is_file() else folder / "default.yaml"))
