@@ -8,8 +8,8 @@ import pytest
 import toy
 
 from simulator.graph.builder import build_graph, forward_layer, prepare
-from simulator.graph.layers import layers_of
 from simulator.graph.dispatch import distinct_ranks
+from simulator.graph.layers import layers_of
 from simulator.graph.operator import Collective, Gemm, Operator, Traffic
 from simulator.graph.parallel import build_layout
 from simulator.graph.parameters_held import layer_held

@@ -181,6 +181,8 @@ def test_a_rank_that_is_full_in_all_layers_holds_more_activations() -> None:
     assert always.rows == pytest.approx(alone.rows, rel=0.01)
     assert always.held_rows == pytest.approx(always.rows, rel=0.01)
     assert alone.mean_rows < alone.held_rows < 0.8 * alone.rows  # over four layers
+    turned = load(balance="zipf", skew=1.0, correlation=1.0, placement="balanced")
+    assert turned.mean_rows < turned.held_rows < 0.8 * turned.rows  # another rank takes the most popular in each layer
 
 
 @settings(max_examples=25, deadline=None)

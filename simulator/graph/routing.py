@@ -140,12 +140,16 @@ def _capped(popularity: Array, top_k: int) -> Array:
 
 
 def _by_rank(rows: Array, popularity: Array, ranks: int, placement: str) -> Array:
-    """Rows of each rank: an array (draws, ranks). `balanced` deals experts by popularity."""
+    """Rows of each rank: an array (draws, ranks).
+
+    `balanced` deals experts by popularity. Which rank takes the fullest pack is free: another one in each layer, so
+    that none holds the most activations throughout.
+    """
     draws, experts = rows.shape
     if placement == "as_numbered":
         return np.asarray(rows.reshape(draws, ranks, experts // ranks).sum(axis=2))
     placed = [balanced(row, ranks) for row in popularity]
-    return np.array([placed[i % len(placed)].rows(rows[i], ranks) for i in range(draws)])
+    return np.array([np.roll(placed[i % len(placed)].rows(rows[i], ranks), i) for i in range(draws)])
 
 
 @lru_cache(maxsize=16)
