@@ -32,6 +32,7 @@ lint: $(VENV)/installed-dev
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/serving.py
 
 gallery: $(VENV)/installed
