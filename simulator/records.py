@@ -298,6 +298,10 @@ class Requests(Record):
     """Of the time, when the GPUs compute; those that write answers, where others read the prompts."""
     reading_share: float | None = None
     """The same of the GPUs that read prompts, where others write the answers."""
+    handover_bytes: Number | None = None
+    """KV cache of a mean prompt, where it crosses from the GPUs that read to those that write ..."""
+    handover_s: Number | None = None
+    """... and how long it takes alone."""
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int

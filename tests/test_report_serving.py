@@ -67,6 +67,10 @@ def test_figures_that_are_not_known_are_left_out() -> None:
         joules_per_token=None,
         reading_share=0.25,
     )
+    crossing = bare.model_copy(update={"handover_bytes": samples.near(1.3e9, 0.0), "handover_s": samples.near(0.002)})
+    shown = {row[0].text: plain(row[1].text) for row in figures_table(crossing).rows}
+    assert shown["KV cache of a prompt that crosses between them"] == "1.30 GB"
+    assert shown["Its way, alone"] == "2.00 ms"
     names = [row[0].text for row in figures_table(bare).rows]
     assert not any("goodput" in name or "rice" in name or "cache already" in name for name in names)
     assert "Time in which GPUs that read prompts compute" in names

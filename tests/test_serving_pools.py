@@ -177,13 +177,19 @@ def test_the_result_counts_all_gpus_and_shows_both_pools() -> None:
     result = simulate(run(economics={"gpu_hour": "3 USD/h"}))
     assert result.summary.gpus == 8
     assert result.summary.notes[0].startswith("4 GPUs read prompts and 4 write answers")
-    assert [stage.label for stage in result.memory_by_stage] == ["Prompts, stage 0", "Answers, stage 0"]
+    assert [stage.label for stage in result.memory_by_stage] == ["Stage 0 (prompts)", "Stage 1 (answers)"]
     assert result.tpot_s is not None
     assert result.serving is not None
     assert sum(item.seconds.value for item in result.breakdown) == pytest.approx(result.tpot_s.value, rel=1e-6)
     assert any(item.key == "handover" for item in result.breakdown)
     assert result.serving.reading_share is not None
     assert 0 < result.serving.reading_share < 1
+    size, time = result.serving.handover_bytes, result.serving.handover_s
+    assert size is not None
+    assert time is not None
+    assert size.value == pytest.approx(2000 * 32 * 2 * 8 * 128 * 2, rel=1e-3)
+    assert time.value == pytest.approx(handover(run(), *phase_runs(run())).seconds(2000), rel=1e-3)
+    assert "bf16, 32 KiB a token here" in result.memory_rules["kv_cache"]  # a quarter of 128 KiB on each rank
     paid = result.serving.usd_per_million_prompt_tokens
     all_tokens, answers = result.serving.usd_per_million_tokens, result.serving.usd_per_million_answer_tokens
     assert paid is not None

@@ -134,7 +134,7 @@ def memory_by_stage(stages: list[StageBytes], pools: Sequence[str] = ()) -> list
         roles = [name for name, here in (("embedding", index == 0), ("logits", index == last)) if here]
         label = f"Stage {index}" + (f" ({', '.join(roles)})" if roles and last else "")
         if any(pools):
-            label = f"{pools[index]}, stage {pools[:index].count(pools[index])}"
+            label = f"Stage {index} ({pools[index].lower()})"
         total = u.number(sum(stage.parts().values()), u.MEMORY_ERROR, "interpolated")
         rows.append(StageMemory(stage=index, label=label, parts=stage.parts(), total=total, peak_moment=stage.moment))
     return rows

@@ -80,5 +80,5 @@ class Batch:
         steady, exposed = self.served.steady, self.exposed
         computing = sum(exposed.values())
         engine = max(0.0, steady.step - computing)
-        waiting = "prompts" if self.served.readers is None else "handover"
+        waiting = "prompts" if self.served.handover is None else "handover"
         return {**exposed, "engine": engine, waiting: max(0.0, steady.tpot - engine - computing)}

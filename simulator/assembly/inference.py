@@ -7,6 +7,7 @@ from simulator.assembly import uncertainty as u
 from simulator.assembly.breakdown import breakdown_items
 from simulator.assembly.common import frame, memory_by_stage, memory_record, operator_rows, resolved
 from simulator.assembly.evaluated import Batch
+from simulator.assembly.memory_rules import serving_rules
 from simulator.assembly.metrics import batch_figures, inference_metrics
 from simulator.assembly.requests import requests_record
 from simulator.assembly.timeline import block_spans, color_shares
@@ -59,6 +60,7 @@ def assemble_inference(batch: Batch) -> Result:
                 evidence.model,
                 evidence.basis,
             ),
+            "memory_rules": serving_rules(b),
             "memory_by_stage": memory_by_stage(batch.memory, batch.pools),
             "operators": operator_rows(costed, stages, step, evidence.errors),
             "timeline": _timeline(batch, figures.tpot),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from simulator.cost.capacity import PREFILL_CHUNK_TOKENS
 from simulator.cost.memory import CONTEXT_BYTES, FRAGMENTATION
 from simulator.graph.builder import Build
-from simulator.units import GIB
+from simulator.graph.inference_layers import Widths, widths_of
+from simulator.graph.kv_cache import cache_shape, kv_precision
+from simulator.units import GIB, KIB
 
 
 def memory_rules(b: Build) -> dict[str, str]:
@@ -33,3 +36,28 @@ def memory_rules(b: Build) -> dict[str, str]:
             rules["optimizer_states"] = f"two moments, 8 bytes a parameter, {split}"
             rules["buffers"] = "two gathered layers, embedding, logits, workspaces"
     return rules
+
+
+def serving_rules(b: Build) -> dict[str, str]:
+    """A phrase by component of a run of inference."""
+    run, work = b.run, b.run.inference
+    assert work is not None
+    widths = widths_of(run.model, work.precision, run.hardware.device)
+    shape = cache_shape(b.run, b.layout)
+    token = f"{shape.bytes_per_token / KIB:.3g} KiB a token here"
+    if shape.window_bytes:
+        token += f", {shape.open_bytes / KIB:.3g} KiB beyond {shape.window:.0f} tokens"
+    return {
+        "parameters": f"{_formats(widths)}, embedding and head in 16 bits"
+        + (", a draft's too" if work.speculative is not None else ""),
+        "activations": f"the widest layer for {PREFILL_CHUNK_TOKENS:,} prompt tokens at most",
+        "kv_cache": f"{kv_precision(run)}, {token}; of requests in flight",
+        "buffers": "workspaces",
+        "framework": f"CUDA context and NCCL {CONTEXT_BYTES / GIB:g} GiB, {FRAGMENTATION:.0%} fragmentation",
+    }
+
+
+def _formats(widths: Widths) -> str:
+    """How weights are stored."""
+    dense, experts = widths.dense[1], widths.experts[1]
+    return dense if dense == experts else f"experts {experts}, the rest {dense}"

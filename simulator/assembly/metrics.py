@@ -191,7 +191,7 @@ def _work_of_pools(batch: Batch, steps: float) -> list[tuple[Build, Machine, Sum
     writing = mean_sums(decode[1].graph).times(steps / batch.tokens_per_step)
     if batch.draft is not None:
         writing.add_sums(mean_sums(batch.draft[1].graph), batch.passes * steps / batch.tokens_per_step)
-    if batch.served.readers is not None:
+    if batch.served.handover is not None:
         return [(prefill[0], prefill[1].machine, reading), (decode[0], decode[1].machine, writing)]
     reading.add_sums(writing, 1)
     return [(decode[0], decode[1].machine, reading)]

@@ -45,7 +45,8 @@ def requests_record(batch: Batch, figures: BatchFigures) -> Requests | None:
         good_share=outcome.good / outcome.requests if stated else None,
         preemptions=outcome.preemptions,
         busy_share=min(1.0, outcome.busy),
-        reading_share=None if served.readers is None else min(1.0, outcome.reading),
+        reading_share=None if served.handover is None else min(1.0, outcome.reading),
+        **_crossing(batch, outcome),
         prompt_tokens=outcome.prompt_tokens,
         cached_tokens=outcome.cached_tokens,
         output_tokens=outcome.output_tokens,
@@ -85,6 +86,16 @@ def _goodput(outcome: Outcome, asked: Serving, figures: BatchFigures) -> Number:
     good, rate = outcome.good / outcome.requests, outcome.requests / outcome.duration
     low, high = min(good, share(first.high, each.high)), max(good, share(first.low, each.low))
     return Number(value=good * rate, low=low * rate, high=high * rate, basis=first.basis)
+
+
+def _crossing(batch: Batch, outcome: Outcome) -> dict[str, Number | None]:
+    """The cache of a mean prompt on its way between pools, alone."""
+    over = batch.served.handover
+    if over is None:
+        return {}
+    tokens, error = outcome.prompt_tokens / outcome.requests, u.item_errors(batch.decode[1].machine, "bf16")
+    seconds = u.number(over.seconds(tokens), error["send_recv"], "datasheet")
+    return {"handover_bytes": Number.exact(over.cache.bytes(tokens)), "handover_s": seconds}
 
 
 def _prices(batch: Batch, figures: BatchFigures) -> dict[str, Number | None]:

@@ -121,6 +121,10 @@ def figures_table(served: Requests) -> Table:
     if served.reading_share is not None:
         rows[-1][0] = "Time in which GPUs that write answers compute"
         rows.append(["Time in which GPUs that read prompts compute", numbers.share(served.reading_share), ""])
+    if served.handover_bytes is not None and served.handover_s is not None:
+        size, time = served.handover_bytes, served.handover_s
+        add("KV cache of a prompt that crosses between them", size, numbers.bytes_([size.value]))
+        add("Its way, alone", time, numbers.seconds([time.value]))
     rows.append(["Dropped from a full cache and read again", f"{served.preemptions:,}", ""])
     for label, number in (
         ("Price per million tokens, read or written", served.usd_per_million_tokens),

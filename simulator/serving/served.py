@@ -54,15 +54,15 @@ class Served:
     outcome: Outcome | None = None
     sustainable: float | None = None
     """Requests per second that could be served for ever, where requests arrive."""
-    readers: Budget | None = None
-    """The limits of an instance that reads prompts, where others write the answers."""
+    handover: Handover | None = None
+    """The pool that reads prompts, where others write the answers."""
     hit: float = 0.0
     """Share of the prompts that was in the cache."""
 
     @property
     def prompt_ranks(self) -> int:
         """Attention ranks that share the prompts."""
-        limits = self.readers or self.budget
+        limits = self.budget if self.handover is None else self.handover.budget
         return limits.instances * limits.data_ranks
 
 
@@ -265,9 +265,8 @@ def _simulated(engine: Engine, server: Server, outcome: Outcome) -> Served:
 
 
 def _served(engine: Engine, server: Server, steady: Steady, outcome: Outcome | None) -> Served:
-    readers = None if engine.handover is None else engine.handover.budget
     hit = server.cached / server.isl
-    return Served(steady, server.budget, _fits(server), outcome, engine.sustainable(server), readers, hit)
+    return Served(steady, server.budget, _fits(server), outcome, engine.sustainable(server), engine.handover, hit)
 
 
 def _measured(steady: Steady, outcome: Outcome) -> Steady:
