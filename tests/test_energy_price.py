@@ -104,10 +104,10 @@ def test_a_region_without_its_table_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("importlib.resources.files", absent)
     with pytest.raises(SpecError) as caught:
-        carbon_grams_per_joule(Economics(region="USA"))
+        carbon_grams_per_joule(Economics(region="ARG"))
     assert str(caught.value) == (
-        "economics.region: a region needs the extra `carbon` (pip install 'moesim[carbon]'); "
-        "or state economics.carbon_intensity"
+        "economics.region: the table energy-2025 has no carbon of 'ARG', and more regions need the extra `carbon` "
+        "(pip install 'moesim[carbon]'); or state economics.carbon_intensity"
     )
 
 

@@ -39,7 +39,8 @@ def execute(command: str, moesim: Moesim) -> str:
     program, *arguments = shlex.split(command)
     assert program == "moesim"
     outcome = moesim(*arguments)
-    assert (outcome.code, outcome.err) == (0, ""), command
+    said = re.sub(r"^[\d,]+ legal points in [\d,]+ combinations.*\n", "", outcome.err)  # the size of a plan, before it
+    assert (outcome.code, said) == (0, ""), command
     return outcome.out
 
 

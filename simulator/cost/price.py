@@ -61,7 +61,8 @@ def _region_intensity(region: str) -> float:
         mix = json.loads(table.read_text(encoding="utf-8"))
     except (ModuleNotFoundError, FileNotFoundError):
         raise SpecError(
-            "a region needs the extra `carbon` (pip install 'moesim[carbon]'); or state economics.carbon_intensity",
+            f"the table {ENERGY_TABLE} has no carbon of '{region}', and more regions need the extra `carbon` "
+            "(pip install 'moesim[carbon]'); or state economics.carbon_intensity",
             path="economics.region",
         ) from None
     if region not in mix:
