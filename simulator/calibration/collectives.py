@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
+from simulator.calibration.cuda import between_events
 from simulator.calibration.journal import Journal, Visit
 from simulator.calibration.protocol import TRIALS_PER_VISIT, settled
 
@@ -25,6 +26,7 @@ CollectiveOp = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all
 OPS: tuple[CollectiveOp, ...] = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 SMALLEST, GROWTH = 512, 4
 LARGEST = {"cpu": 2**25, "cuda": 2**30}
+GPU_RUNS = 20
 TIMEOUT = timedelta(seconds=60)
 """How long a rank waits for another before it gives up."""
 
@@ -83,23 +85,26 @@ def operation(point: CollectivePoint, device: torch.device) -> Callable[[], obje
             out = torch.empty_like(whole)
             after, before = (rank + 1) % ranks, (rank - 1) % ranks
 
-            def ring() -> None:
-                sent, received = dist.isend(whole, after), dist.irecv(out, before)
-                for request in (sent, received):
-                    if request is not None:
-                        request.wait()
+            def ring() -> None:  # in one batch: NCCL would wait for the send before it begins to receive
+                both = [dist.P2POp(dist.isend, whole, after), dist.P2POp(dist.irecv, out, before)]
+                for request in dist.batch_isend_irecv(both):
+                    request.wait()
 
             return ring
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one run that all ranks begin together, of the slowest rank."""
+    """Seconds of one run that all ranks begin together, of the slowest rank; on GPUs the mean of several in a row, as
+    nccl-tests time them.
+    """
     dist.barrier()
-    start = time.perf_counter()
-    run()
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    seconds = torch.tensor(time.perf_counter() - start, dtype=torch.float64, device=device)
+        took = between_events(run, GPU_RUNS) / GPU_RUNS
+    else:
+        start = time.perf_counter()
+        run()
+        took = time.perf_counter() - start
+    seconds = torch.tensor(took, dtype=torch.float64, device=device)
     dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
     return float(seconds)
 

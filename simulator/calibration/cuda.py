@@ -84,10 +84,10 @@ class CudaDevice:
             self._graphs[run] = self._capture(run)
         captured = self._graphs[run]
         if captured is None:
-            return self._between_events(run, repeats) / repeats
+            return between_events(run, repeats) / repeats
         graph, runs = captured
         replays = -(-repeats // runs)
-        return self._between_events(graph.replay, replays) / (replays * runs)
+        return between_events(graph.replay, replays) / (replays * runs)
 
     def host_seconds(self, run: Callable[[], object], repeats: int) -> float:
         """Seconds the host takes to issue one run, the device's queue empty before and emptied after."""
@@ -124,7 +124,7 @@ class CudaDevice:
         another wrote. A pool whose capture failed is not used again.
         """
         run()
-        once = self._between_events(run, WARM_RUNS) / WARM_RUNS
+        once = between_events(run, WARM_RUNS) / WARM_RUNS
         runs = min(MOST_RUNS, max(FEWEST_RUNS, round(GRAPH_S / once)))
         graph = torch.cuda.CUDAGraph()
         try:
@@ -139,11 +139,13 @@ class CudaDevice:
             return None
         return graph, runs
 
-    def _between_events(self, run: Callable[[], object], repeats: int) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(repeats):
-            run()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) * 1e-3  # milliseconds
+
+def between_events(run: Callable[[], object], repeats: int) -> float:
+    """Seconds the current stream takes for that many runs."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(repeats):
+        run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1e-3  # milliseconds

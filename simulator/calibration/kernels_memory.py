@@ -16,6 +16,7 @@ from simulator.calibration.protocol import Case, Skip
 
 aten = torch.ops.aten
 MAX_OPTIMIZERS = 256
+INDEX_SETS = 16
 HEADS = 4
 """Of the copy that brings heads beside each other."""
 TRANSFERS = ("host_to_device", "device_to_host", "pageable_to_device", "within_device")
@@ -122,8 +123,10 @@ def elementwise(kernel: str, elements: int, *, dtype: str, reuse: int = 0) -> Ca
     def build(device: TorchDevice) -> Callable[[], object]:
         operands = device.operands()
         if kernel in INDEX:
-            whole = torch.randint(0, 1000, (elements,), device=device.torch_device)
-            return lambda: INDEX[kernel](whole)
+            # A remainder branches on its values, and a branch predictor learns those of one small tensor.
+            shape, where = (INDEX_SETS, elements), device.torch_device
+            whole = itertools.cycle(torch.randint(0, 1000, shape, device=where).unbind(0))
+            return lambda: INDEX[kernel](next(whole))
         if kernel in UNARY:
             unary = UNARY[kernel]
             if reuse:

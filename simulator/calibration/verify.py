@@ -30,6 +30,7 @@ RUNS = 2
 WARM_STEPS, STEPS = 4, 8
 """Steps of a model in a row before and while they are timed: a step in the steady state follows others."""
 DRAWN = 24
+PROCESSES = 2
 DEFAULT_MINUTES = 4.0
 
 
@@ -44,7 +45,8 @@ def verify(
     cases: Sequence[VerifyCase] | None = None,
     parallel: bool = True,
 ) -> VerifyReport:
-    """Measured against predicted steps of small real models, fixed ones and `drawn` ones chosen by `seed`.
+    """Measured against predicted steps of small real models, fixed ones and `drawn` ones chosen by `seed`; and of models
+    whose experts are spread over two processes, where two GPUs or a CPU are there to run them.
 
     Raises CalibrationError where the profile is another device's, or was fitted with another library or number format.
     """
@@ -59,13 +61,14 @@ def verify(
         if ours != theirs:
             raise CalibrationError(f"the profile is of {name} {theirs}, this is {ours}: calibrate this one first")
     chosen = list(cases) if cases is not None else [*fixed_cases(), *drawn_cases(seed, drawn)]
+    parallel = parallel and PROCESSES in opened.groups()
     share = 0.75 if parallel else 1.0
     compared, now = _single(chosen, opened, prices, seconds=60 * minutes * share, progress=progress)
     together: list[Comparison] = []
     if parallel:
         from simulator.calibration.verify_parallel import compare_parallel
 
-        together = compare_parallel(opened.kind, now, seconds=60 * minutes * (1 - share))
+        together = compare_parallel(opened.kind, now, seconds=60 * minutes * (1 - share), ranks=PROCESSES)
     return VerifyReport(prices.device, prices.statistic, seed, tuple(compared), tuple(together))
 
 

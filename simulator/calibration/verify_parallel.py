@@ -14,7 +14,6 @@ from simulator.calibration.step_prices import Priced, collective_seconds, price_
 from simulator.calibration.verify_cases import VerifyCase, parallel_cases
 from simulator.calibration.verify_report import Comparison
 
-RANKS = 2
 RUNS = 2
 START_S = 90.0
 """What starting the processes may take beyond the measuring time."""
@@ -22,8 +21,10 @@ WORKER = "simulator.calibration.collectives_worker"
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
-def compare_parallel(kind: str, prices: Prices, *, seconds: float, cases: int | None = None) -> list[Comparison]:
-    """Measured against predicted steps of two processes. Raises CalibrationError where a process dies."""
+def compare_parallel(
+    kind: str, prices: Prices, *, seconds: float, ranks: int, cases: int | None = None
+) -> list[Comparison]:
+    """Measured against predicted steps of `ranks` processes. Raises CalibrationError where one dies."""
     chosen = list(parallel_cases())[:cases]
     estimates: list[dict[str, float]] = []
     routing: list[dict[str, list[tuple[list[int], list[list[int]]]]]] = []
@@ -31,10 +32,10 @@ def compare_parallel(kind: str, prices: Prices, *, seconds: float, cases: int | 
         for run in range(RUNS):
             file = Path(folder) / f"run{run}.jsonl"
             arguments = ["models", kind, str(file), str(seconds / RUNS), str(len(chosen))]
-            run_ranks(WORKER, arguments, ranks=RANKS, timeout_s=seconds + START_S)
+            run_ranks(WORKER, arguments, ranks=ranks, timeout_s=seconds + START_S)
             trials = read_trials(file)
             estimates.append({name: estimate(found, prices.statistic)[0] for name, found in trials.items()})
-        routing = [json.loads(Path(f"{file}.routing{r}.json").read_text(encoding="utf-8")) for r in range(RANKS)]
+        routing = [json.loads(Path(f"{file}.routing{r}.json").read_text(encoding="utf-8")) for r in range(ranks)]
     compared = []
     for case in chosen:
         each = tuple(found[case.name] for found in estimates)
@@ -55,6 +56,6 @@ def _slowest(
         trace, sizes = parallel_trace_of(
             case, [Routing(sent, arriving) for sent, arriving in layers], DTYPES[prices.dtype]
         )
-        travel = collective_seconds(prices, "all_to_all", f"{BACKENDS[kind]} after work", RANKS, sizes)
+        travel = collective_seconds(prices, "all_to_all", f"{BACKENDS[kind]} after work", case.ranks, sizes)
         found.append(price_step(prices, trace, kind=kind, communication=travel))
     return max(found, key=lambda priced: priced.seconds)
