@@ -58,7 +58,8 @@ def _check(run: Run, other: Run) -> None:
         mine, theirs = getattr(here.network, field), getattr(there.network, field)
         if mine != theirs:
             raise SpecError(
-                f"{run.name} and {other.name} can't share a fabric: {field} is {mine} for one and {theirs} for the other",
+                f"{run.name} and {other.name} can't share a fabric: {field} is {mine} for one and {theirs} for the "
+                "other",
                 path=f"hardware.network.{field}",
             )
 

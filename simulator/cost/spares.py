@@ -1,14 +1,14 @@
 """How much of a job runs while some of its nodes are away for repair.
 
-A GPU's failure takes its node out for the repair time. Nodes fail independently, so the number away is Poisson with
-mean (nodes) x (failures per node and second) x (repair time), whatever the distribution of repairs (an M/G/infinity
-queue; Kleinrock, Queueing Systems I, section 3.5). Spare nodes, which fail as the others do, step in first. Beyond
-them an elastic job goes on with fewer replicas, all others wait.
+A GPU's failure takes its node out for the repair time r. With a mean time m between its failures a node is away for
+r / (m + r) of the time, whatever the distributions of both (an alternating renewal process; Ross, Stochastic Processes,
+section 3.4), and nodes fail independently, so that the number away is binomial. Spare nodes, which fail as the others
+do, step in first. Beyond them an elastic job goes on with fewer replicas, all others wait.
 """
 
 from __future__ import annotations
 
-from math import ceil, exp
+from math import ceil, exp, lgamma, log, log1p
 
 from simulator.errors import InfeasibleError
 from simulator.spec.hardware import Hardware
@@ -17,8 +17,6 @@ from simulator.spec.workload import Reliability
 LEAST = 0.05
 """A job that runs less than this share of the time is refused: its days would say nothing."""
 GOOD = 0.99
-MANY = 700.0
-"""Nodes away on average from which e^-mean is no number any more."""
 
 
 def availability(reliability: Reliability, hardware: Hardware, replicas: int) -> float:
@@ -31,10 +29,10 @@ def availability(reliability: Reliability, hardware: Hardware, replicas: int) ->
         return 1.0
     share = _share(reliability, hardware, replicas, reliability.spare_nodes)
     if share < LEAST:
-        away = _away(reliability, hardware, reliability.spare_nodes)
+        away = _share_away(reliability, hardware) * (hardware.nodes + reliability.spare_nodes)
         raise InfeasibleError(
-            f"{away:.3g} of {hardware.nodes:,} nodes are away for repair on average, and {reliability.spare_nodes} are "
-            f"spare: the job runs {share:.1%} of the time",
+            f"{away:.3g} nodes are away for repair on average, the job needs {hardware.nodes:,} and "
+            f"{reliability.spare_nodes} are spare: it runs {share:.1%} of the time",
             path="reliability.spare_nodes",
             suggestion=f"reliability.spare_nodes: {spares_for(reliability, hardware, replicas, GOOD)}",
         )
@@ -55,25 +53,30 @@ def paid_gpus(reliability: Reliability | None, hardware: Hardware) -> int:
     return hardware.gpus + spares * hardware.gpus_per_node
 
 
-def _away(reliability: Reliability, hardware: Hardware, spares: int) -> float:
-    """Nodes away on average."""
+def _share_away(reliability: Reliability, hardware: Hardware) -> float:
+    """Share of the time that a node is away."""
     assert reliability.repair_time is not None
-    failures = hardware.gpus_per_node / reliability.gpu_mtbf
-    return (hardware.nodes + spares) * failures * reliability.repair_time
+    between = reliability.gpu_mtbf / hardware.gpus_per_node
+    return reliability.repair_time / (between + reliability.repair_time)
 
 
 def _share(reliability: Reliability, hardware: Hardware, replicas: int, spares: int) -> float:
-    mean = _away(reliability, hardware, spares)
-    if mean > MANY:
-        return 0.0 if spares < mean else 1.0
-    chance, share = exp(-mean), 0.0
-    for away in range(hardware.nodes + spares + 1):
-        missing = max(0, away - spares)
+    nodes, away = hardware.nodes + spares, _share_away(reliability, hardware)
+    share = 0.0
+    for missing_nodes in range(nodes + 1):
+        missing = max(0, missing_nodes - spares)
         if missing and not reliability.elastic:
             break
         lost = ceil(missing * hardware.gpus_per_node * replicas / hardware.gpus)
         if lost >= replicas:
             break
-        share += chance * (replicas - lost) / replicas
-        chance *= mean / (away + 1)
+        share += _chance(nodes, missing_nodes, away) * (replicas - lost) / replicas
     return min(1.0, share)
+
+
+def _chance(nodes: int, away: int, share: float) -> float:
+    """Probability that so many of the nodes are away."""
+    if share == 0:
+        return float(away == 0)
+    ways = lgamma(nodes + 1) - lgamma(away + 1) - lgamma(nodes - away + 1)
+    return exp(ways + away * log(share) + (nodes - away) * log1p(-share))
