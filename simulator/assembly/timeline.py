@@ -66,17 +66,11 @@ def training_timeline(costed: CostedGraph, timeline: StepTimeline) -> Timeline:
     blocks: dict[str, list[Span]] = {}
     shares: dict[str, dict[str, float]] = {}
     known: dict[tuple[tuple[Program, int], ...], list[Span]] = {}
-    forward, backward, inputs, weights, *paired = costed.graph.passes
-    there, back = paired if paired[0] else (forward, inputs or backward)
-    for stage in stages:
-        alone = timeline.stages[stage]
-        for phase, table, spents in (
-            ("forward", there, alone.forward),
-            ("backward", back, alone.backward),
-            ("weight_grad", weights, alone.backward),
-        ):
-            for part, spent in zip(table[stage] if table else (), spents, strict=bool(table)):
-                key = f"{stage}/{phase}/{part.index}"
+    tables = costed.graph.passes
+    for what in Pass:  # of what is drawn alike, the last is what most tasks do, and stays
+        for stage in stages if tables[what] else ():
+            for part, spent in zip(tables[what][stage], timeline.stages[stage].passes[what], strict=True):
+                key = f"{stage}/{_PHASES[what]}/{part.index}"
                 if part.programs not in known:
                     known[part.programs] = block_spans(costed, part)
                 blocks[key] = known[part.programs]

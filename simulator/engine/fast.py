@@ -29,14 +29,23 @@ FAST = "fast (longest path over folded ranks)"
 class StageTime:
     """One stage's step: seconds spent by item, all micro-batches together, and its end-of-step work.
 
-    `forward` and `backward` are what a chunk's whole passes take alone.
+    `passes` is what each pass of its chunks takes alone, by `Pass`; empty for those that the schedule does not run.
     """
 
-    forward: tuple[Spent, ...]
-    backward: tuple[Spent, ...]
+    passes: tuple[tuple[Spent, ...], ...]
     busy: Spent
     tail: Spent
     end: float
+
+    @property
+    def forward(self) -> tuple[Spent, ...]:
+        """Whole forward passes."""
+        return self.passes[Pass.FORWARD]
+
+    @property
+    def backward(self) -> tuple[Spent, ...]:
+        """Whole backward passes."""
+        return self.passes[Pass.BACKWARD]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +197,7 @@ def _timeline(
     kind, *shape = _shape(costed)
     found = [
         StageTime(
-            stage[Pass.FORWARD],
-            stage[Pass.BACKWARD],
+            stage,
             sums.stage(stage, runs(kind, s, *shape)),
             _tail(costed, s, times, sums.constants),
             ends[s],

@@ -111,7 +111,7 @@ def _stage(expansion: Expansion, played: Played, fast: StepTimeline, stage: int)
     last = marks[2 * tasks[-1] + 1]
     busy.add(Spent({"sharing": _added(sum(marks[2 * t + 1] - marks[2 * t] for t in tasks), alone.busy.duration)}))
     tail.add(Spent({"sharing": _added(marks[f"end {stage}"] - last, alone.tail.duration)}))
-    return StageTime(alone.forward, alone.backward, busy, tail, last)
+    return StageTime(alone.passes, busy, tail, last)
 
 
 def _added(seconds: float, alone: float) -> float:
