@@ -88,12 +88,29 @@ class Fabric(Record):
     faults: list[str]
 
 
+class CollectiveUse(Record):
+    """One kind of collective of the first stage: what for, among how many, by which algorithm."""
+
+    item: str
+    kind: str
+    algorithm: str
+    ranks: int
+    # Scale-up domains the group spans.
+    domains: int
+    bytes: float
+    calls: float
+    # Of one call, alone on its links.
+    seconds: float
+
+
 class Traffic(Record):
     in_node: Matrix
     between_nodes: Matrix
     links: list[Link]
     note: str
     fabric: Fabric | None = None
+    # Of the first stage, what takes longest in all first.
+    collectives: list[CollectiveUse] = Field(default_factory=list)
 
 
 class Beside(Record):

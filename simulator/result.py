@@ -41,6 +41,7 @@ from simulator.records import (
 )
 from simulator.records_network import (
     Beside,
+    CollectiveUse,
     Fabric,
     Link,
     LinkLoad,
@@ -61,6 +62,7 @@ __all__ = [
     "Beside",
     "BreakdownItem",
     "Chunk",
+    "CollectiveUse",
     "Color",
     "Communication",
     "Energy",

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from simulator.assembly.exchange import Pattern, Rows, neighbours, ring, spread
+from simulator.assembly.items import style
 from simulator.assembly.totals import StageTotals, Sums
-from simulator.cost.annotation import CostedGraph
-from simulator.cost.collective import sent_bytes
+from simulator.cost.annotation import CostedGraph, work_seconds
+from simulator.cost.collective import sent_bytes, timing
 from simulator.engine.loads import LinkUse
 from simulator.graph.builder import Build
 from simulator.graph.operator import Collective, Item
 from simulator.graph.parallel import Layout
-from simulator.result import Link, Matrix, Traffic
+from simulator.result import CollectiveUse, Link, Matrix, Traffic
 
 MAX_FULL_LINKS = 4
 """Links shown that were asked for more than they carry."""
+MOST_COLLECTIVES = 12
+"""Collectives listed with their algorithms."""
 MAX_ROWS = 16
 """Rows of a matrix; larger machines fold neighbouring ranks or nodes into one row."""
 
@@ -39,7 +42,30 @@ def traffic_record(
     links += [_link(_title(use.link.name), use.link.bandwidth, use.bytes, seconds) for use in full]
     note = "Bytes one GPU sends in one direction in one step, mean over the GPUs; hidden traffic counts."
     in_node, between = _matrices(b, stages)
-    return Traffic(in_node=in_node, between_nodes=between, links=links, note=note)
+    uses_of_first = _collective_uses(costed, stages[0])
+    return Traffic(in_node=in_node, between_nodes=between, links=links, note=note, collectives=uses_of_first)
+
+
+def _collective_uses(costed: CostedGraph, totals: StageTotals) -> list[CollectiveUse]:
+    """The collectives of one rank of a stage, those that take longest in all first; alike ones are one."""
+    calls = {key: times for key, times in totals.sent.items() if times and key[1].group.size > 1}
+    machine = costed.machine
+    seconds = work_seconds([(machine, work) for _, work in calls])
+    uses: dict[CollectiveUse, float] = {}
+    for ((item, work), times), alone in zip(calls.items(), seconds, strict=True):
+        use = CollectiveUse(
+            item=style(item).label,
+            kind=work.kind,
+            algorithm=timing(machine, work).algorithm,
+            ranks=work.group.size,
+            domains=work.group.domains,
+            bytes=work.bytes + work.network_bytes,
+            calls=0.0,
+            seconds=alone,
+        )
+        uses[use] = uses.get(use, 0.0) + times
+    found = [use.model_copy(update={"calls": times}) for use, times in uses.items()]
+    return sorted(found, key=lambda use: -use.calls * use.seconds)[:MOST_COLLECTIVES]
 
 
 def _title(name: str) -> str:

@@ -38,7 +38,7 @@ from simulator.report.sources_tables import (
 from simulator.report.tables import Table
 from simulator.report.timeline_chart import overview, timeline_finding
 from simulator.report.timeline_data import selection, timeline_data
-from simulator.report.traffic_tables import collectives_table, links_chart, matrices, traffic_finding
+from simulator.report.traffic_tables import algorithms_table, collectives_table, links_chart, matrices, traffic_finding
 from simulator.report.verdict import refusal, title, verdict
 from simulator.result import Infeasible, Result
 
@@ -157,6 +157,7 @@ def _traffic(result: Result) -> dict[str, Any]:
         "links": links_chart(traffic.links) if traffic else None,
         "traffic_note": traffic.note if traffic else "",
         "collectives": collectives_table(result.communication_s) if result.communication_s else None,
+        "algorithms": algorithms_table(traffic.collectives) if traffic and traffic.collectives else None,
     }
 
 

@@ -8,7 +8,7 @@ from simulator.report import numbers
 from simulator.report.bars import Axis, BarChart, Group, Row, bar
 from simulator.report.kinds import batch_unit, chip, work_unit
 from simulator.report.tables import Cell, Table, table
-from simulator.result import Communication, Link, Matrix, Result, Traffic
+from simulator.result import CollectiveUse, Communication, Link, Matrix, Result, Traffic
 
 MOST_ROWS = 16
 # Strongest fill of a cell, percent of the colour, that text in --ink still stands out from.
@@ -20,6 +20,20 @@ _COLLECTIVES = {
     "all_gather": "All-gather",
     "reduce_scatter": "Reduce-scatter",
     "send_recv": "Send and receive",
+}
+
+_ALGORITHMS = {
+    "ring": "ring",
+    "tree": "double binary tree",
+    "nvls": "in the switch (NVLS)",
+    "hierarchical": "hierarchical",
+    "pat": "trees of chunks (PAT)",
+    "direct": "peer memory",
+    "pairwise": "pairwise",
+    "deepep": "DeepEP",
+    "deepep_ll": "DeepEP, low latency",
+    "two_sided": "two-sided NVLink",
+    "send": "send",
 }
 
 
@@ -99,6 +113,26 @@ def collectives_table(communication: Communication) -> Table:
         )
     columns = "Collective | >Total | >Exposed | >Hidden | >Exposed, 90 % interval"
     return table("time by collective", columns, rows, min_width=520)
+
+
+def algorithms_table(uses: list[CollectiveUse]) -> Table:
+    """How each collective is done: among whom, by which algorithm, and what a call takes if alone."""
+    time = numbers.seconds([use.seconds for use in uses])
+    rows: list[list[str | Cell]] = [
+        [
+            use.item,
+            _COLLECTIVES[use.kind],
+            _ALGORITHMS[use.algorithm],
+            f"{use.ranks:,}",
+            f"{use.domains:,}",
+            numbers.bytes_([use.bytes]).text(use.bytes),
+            f"{use.calls:,.0f}",
+            time.text(use.seconds),
+        ]
+        for use in uses
+    ]
+    columns = "For | Collective | Algorithm | >Ranks | >Domains | >Size | >Calls | >Time of one"
+    return table("collectives and their algorithms", columns, rows, min_width=760)
 
 
 def traffic_finding(result: Result) -> str:
