@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from simulator.influence import with_influence
 from simulator.levers import find_levers
+from simulator.objectives import with_objectives
 from simulator.precedents import nearest_precedents
 from simulator.result import Result
 from simulator.spec.run import Run
@@ -12,5 +13,5 @@ from simulator.spec.run import Run
 
 def explain(run: Run, result: Result) -> Result:
     """`result` with its levers, precedents and the influence of its assumptions; two dozen more simulations."""
-    result = with_influence(run, result)
+    result = with_objectives(run, with_influence(run, result))
     return result.model_copy(update={"levers": find_levers(run, result), "precedents": nearest_precedents(run)})

@@ -293,6 +293,9 @@ class Requests(Record):
     tpot_slo_s: float | None = None
     good_share: float | None = None
     """Of the requests, those within the objectives."""
+    objective_requests_per_s: Number | None = None
+    """The largest rate of random arrivals at which `objective_share` of the requests keep the objectives."""
+    objective_share: float | None = None
     preemptions: int
     busy_share: float
     """Of the time, when the GPUs compute; those that write answers, where others read the prompts."""

@@ -36,6 +36,14 @@ def changed(**fields: object) -> Requests:
         ({"sustainable_requests_per_s": samples.near(7.0)}, "89 % of what it could sustain, which is near its limit."),
         ({"sustainable_requests_per_s": samples.near(6.0)}, "; the engine is at its limit."),
         ({"sustainable_requests_per_s": None, "good_share": None}, "within 631 ms."),
+        (
+            {"objective_share": 0.9, "objective_requests_per_s": samples.near(7.25)},
+            ". At up to 7.2 requests a second, arriving at random, 90 % of them would.",
+        ),
+        (
+            {"objective_share": 0.9, "objective_requests_per_s": samples.near(0.0)},
+            "; at no load do 90 % of them.",
+        ),
     ],
 )
 def test_the_finding_follows_from_the_record(fields: dict[str, object], words: str) -> None:

@@ -82,7 +82,7 @@ def test_prompts_queue_as_in_an_m_d_1_queue() -> None:
     """One prompt at a time takes 0.1 s; caches cross in no time and answers are short."""
     load, service = 0.6, 0.1
     over = replace(hand(out=1e12, into=1e12), budget=BUDGET)
-    arrivals = open_loop(arrival_times(load / service, 1.0, seed=3), repeat((100, 2)), 20_000)
+    arrivals = open_loop(arrival_times(load / service, 1.0, seed=3), repeat((100, 2)), 10_000)
     outcome = serve(engine(), replace(BUDGET, sequences=1000), arrivals=arrivals, handover=over)
     assert outcome.ttft.mean == pytest.approx(service + load * service / (2 * (1 - load)), rel=0.03)
 

@@ -46,6 +46,13 @@ def serving_finding(served: Requests) -> str:
         scales = (("first token within", served.ttft_slo_s), ("tokens no slower than", served.tpot_slo_s))
         asked = [f"{words} {_tick(limit)}" for words, limit in scales if limit is not None]
         first = f"{_part(served.good_share)} of the requests meet the objective ({numbers.listing(asked)})"
+    most = served.objective_requests_per_s
+    if most is not None and served.objective_share is not None:
+        share = numbers.round_share(served.objective_share)
+        if not most.value:
+            return f"{first}; at no load do {share} of them."
+        rate = numbers.significant(most.value, 2)
+        return f"{first}. At up to {rate} requests a second, arriving at random, {share} of them would."
     limit = served.sustainable_requests_per_s
     if limit is None or not limit.value:
         return f"{first}."
@@ -112,6 +119,9 @@ def figures_table(served: Requests) -> Table:
 
     add("Served per second", served.requests_per_s)
     add("Of these within the objectives (goodput)", served.goodput_requests_per_s)
+    if served.objective_share is not None:
+        share = numbers.round_share(served.objective_share)
+        add(f"Could be served with {share} within the objectives", served.objective_requests_per_s)
     add("Could be served for ever", served.sustainable_requests_per_s)
     tokens = (("read", served.prompt_tokens), ("found in the cache", served.cached_tokens))
     rows += [[f"Prompt tokens {words}", f"{count:,}", ""] for words, count in tokens if count]

@@ -49,6 +49,8 @@ class Serving(Spec):
     """A request counts towards goodput if its first token comes within this time ..."""
     tpot_slo: Time | None = None
     """... and its others take no longer each, on average."""
+    slo_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the requests that must keep them, for the load that an engine carries within them."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Serving:
