@@ -1,7 +1,7 @@
 """Claims judged by simulation: each figure computed now, its published value held against the 90 % interval.
 
-A claim holds if a value that reads as the published figure lies in the interval; in part if none does but the figure
-lies on the claimed side of `neutral`; else it doesn't. A one-sided claim (`< 1`) holds if the whole interval keeps it,
+A claim holds if a value that reads as the published figure lies in the interval; in part if none does but the whole
+interval lies on the claimed side of `neutral`; else it doesn't. A one-sided claim (`< 1`) holds if the whole interval keeps it,
 and in part if the value does.
 
 The interval of a ratio is that of what two runs don't share. Of one model on one device: the spread of published pairs
@@ -151,9 +151,10 @@ def judged(found: Number, published: tuple[float, float], neutral: float | None)
         return "holds" if all(keeps) else "in part" if keeps[1] else "doesn't"
     if found.low <= high and found.high >= low:
         return "holds"
-    if neutral is not None and (found.value - neutral) * ((low + high) / 2 - neutral) > 0:
-        return "in part"
-    return "doesn't"
+    if neutral is None:
+        return "doesn't"
+    above = (low + high) / 2 > neutral
+    return "in part" if (found.low > neutral if above else found.high < neutral) else "doesn't"
 
 
 def _compute(claim: Claim, simulations: Simulations) -> tuple[Number, list[tuple[str, Number]]]:

@@ -154,7 +154,7 @@ class Claim(Spec):
     """The figure as printed: `46.7`, `20 to 30`, `< 1`, `> 10`."""
     unit: Annotated[str, AfterValidator(_unit)] = ""
     neutral: float | None = None
-    """The value that says there is no effect: 1 of a ratio. A figure on the right side of it holds in part."""
+    """The value that says there is no effect: 1 of a ratio. An interval on the right side of it holds in part."""
     figure: Figure
     of: Side
     per: Figure | None = None
