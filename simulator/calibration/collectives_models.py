@@ -78,7 +78,7 @@ def measure_models(kind: str, file: Path, *, seconds: float, cases: str = "all")
     steps, routing = {}, {}
     for case in selected(cases):
         torch.manual_seed(rank + 1)
-        model = Decoder(case.model, GroupExchange()).to(device)
+        model = Decoder(case.model, GroupExchange()).to(device, torch.bfloat16 if kind == "cuda" else torch.float32)
         steps[case.name] = model_step(case, model, seed=rank)
         steps[case.name]()
         layers = [m.seen for m in model.modules() if isinstance(m, MixtureOfExperts) and m.seen]

@@ -57,7 +57,9 @@ ROWWISE: Mapping[str, Unary] = {
     "rms_norm": lambda x: aten._fused_rms_norm.default(x, [x.shape[-1]], x[0], 1e-6),
     "batch_norm": lambda x: aten.native_batch_norm.default(x, x[0], x[0], None, None, True, 0.1, 1e-5),
 }
-ROWWISE_BACKWARD = ("softmax_backward", "log_softmax_backward", "layer_norm_backward", "batch_norm_backward")
+ROWWISE_BACKWARD = (
+    "softmax_backward", "log_softmax_backward", "layer_norm_backward", "batch_norm_backward", "rms_norm_backward",
+)  # fmt: skip
 REDUCTIONS: Mapping[str, Unary] = {
     "mean": lambda x: x.mean(-1, keepdim=True),
     "sum": lambda x: x.sum(-1, keepdim=True),
@@ -165,8 +167,7 @@ def rowwise(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:
     """Softmax and norms over the last dimension."""
 
     def build(device: TorchDevice) -> Callable[[], object]:
-        if kernel == "rms_norm" and device.kind == "cpu":
-            raise Skip("torch runs it as separate operators on a CPU")
+        _fused(kernel, device)
         x, run = device.operands().hot(rows, columns), ROWWISE[kernel]
         return lambda: run(x)
 
@@ -186,6 +187,10 @@ def rowwise_backward(kernel: str, rows: int, columns: int, *, dtype: str) -> Cas
             y = torch.log_softmax(x, -1)
             return lambda: aten._log_softmax_backward_data.default(grad, y, -1, y.dtype)
         weight = operands.hot(columns)
+        if kernel == "rms_norm_backward":
+            _fused(kernel, device)
+            _, rstd = aten._fused_rms_norm.default(x, [columns], weight, 1e-6)
+            return lambda: aten._fused_rms_norm_backward.default(grad, x, [columns], rstd, weight, [True, True])
         if kernel == "batch_norm_backward":
             _, mean, rstd = aten.native_batch_norm.default(x, weight, weight, None, None, True, 0.1, 1e-5)
             run, wanted = aten.native_batch_norm_backward.default, [True, True, True]
@@ -195,6 +200,12 @@ def rowwise_backward(kernel: str, rows: int, columns: int, *, dtype: str) -> Cas
         return lambda: aten.native_layer_norm_backward.default(grad, x, [columns], mean, rstd, weight, None, mask)
 
     return Case("rowwise", kernel, dtype, {"rows": rows, "columns": columns}, build)
+
+
+def _fused(kernel: str, device: TorchDevice) -> None:
+    """Skip what is one kernel on a GPU, and on a CPU many."""
+    if kernel.startswith("rms_norm") and device.kind == "cpu":
+        raise Skip("torch runs it as separate operators on a CPU")
 
 
 def reduction(kernel: str, rows: int, columns: int, *, dtype: str) -> Case:

@@ -129,9 +129,14 @@ def _attention(op: str, q: Tensor, k: Tensor, causal: bool) -> list[Description]
     return [(op, "sdpa", {name: float(value) for name, value in shape.items()})]
 
 
-def _attention_forward(args: Any, kwargs: Any, out: Any) -> list[Description]:
-    causal = args[4] if len(args) > 4 else kwargs.get("is_causal", False)
-    return _attention("attention", args[0], args[1], causal)
+def _attention_forward(place: int) -> Callable[[Any, Any, Any], list[Description]]:
+    """Fused attention whose argument number `place` says whether it is causal."""
+
+    def describe_attention(args: Any, kwargs: Any, out: Any) -> list[Description]:
+        causal = args[place] if len(args) > place else kwargs.get("is_causal", False)
+        return _attention("attention", args[0], args[1], causal)
+
+    return describe_attention
 
 
 def _attention_backward(args: Any, kwargs: Any, out: Any) -> list[Description]:
@@ -231,10 +236,14 @@ _SPECIAL: Mapping[str, Callable[[Any, Any, Any], list[Description]]] = {
     "mm.out": lambda args, kwargs, out: _mm(args[0], args[1]),
     "addmm.default": lambda args, kwargs, out: _mm(args[1], args[2]),
     "bmm.default": _bmm,
-    "_scaled_dot_product_flash_attention_for_cpu.default": _attention_forward,
-    "_scaled_dot_product_flash_attention.default": _attention_forward,
+    "_scaled_dot_product_flash_attention_for_cpu.default": _attention_forward(4),
+    "_scaled_dot_product_flash_attention.default": _attention_forward(4),
+    "_scaled_dot_product_efficient_attention.default": _attention_forward(6),
+    "_scaled_dot_product_cudnn_attention.default": _attention_forward(6),
     "_scaled_dot_product_flash_attention_for_cpu_backward.default": _attention_backward,
     "_scaled_dot_product_flash_attention_backward.default": _attention_backward,
+    "_scaled_dot_product_efficient_attention_backward.default": _attention_backward,
+    "_scaled_dot_product_cudnn_attention_backward.default": _attention_backward,
     "sum.default": _reduction("sum"),
     "sum.dim_IntList": _reduction("sum"),
     "mean.default": _reduction("mean"),

@@ -97,9 +97,11 @@ class _KnownExchange:
         return rows.new_empty(sum(received), rows.shape[1])
 
 
-def parallel_trace_of(case: VerifyCase, routing: Sequence[Routing], dtype: torch.dtype) -> tuple[Trace, list[float]]:
+def parallel_trace_of(
+    case: VerifyCase, routing: Sequence[Routing], dtype: torch.dtype, kind: str = "cpu"
+) -> tuple[Trace, list[float]]:
     """The calls of one rank's step, and the buffer bytes of each all-to-all in it."""
-    with without_values(dtype):
+    with without_values(dtype, kind):
         exchange = _KnownExchange(case.ranks)
         exchange.routing = list(routing)
         model = Decoder(case.model, exchange)
@@ -108,9 +110,9 @@ def parallel_trace_of(case: VerifyCase, routing: Sequence[Routing], dtype: torch
         return result, exchange.sent_bytes[: 3 * len(routing)]
 
 
-def trace_of(case: VerifyCase, counts: Counts, dtype: torch.dtype) -> Trace:
+def trace_of(case: VerifyCase, counts: Counts, dtype: torch.dtype, kind: str = "cpu") -> Trace:
     """The calls of one step, from shapes and expert counts alone."""
-    with without_values(dtype):
+    with without_values(dtype, kind):
         model = Decoder(case.model)
         layers = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
         for layer, read in zip(layers, counts, strict=True):

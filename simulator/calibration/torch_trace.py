@@ -22,12 +22,14 @@ from simulator.errors import CalibrationError
 
 
 @contextmanager
-def without_values(dtype: torch.dtype) -> Iterator[None]:
-    """Within, tensors have shapes and no values, `dtype` where none is said, and models of any size cost nothing."""
+def without_values(dtype: torch.dtype, kind: str = "cpu") -> Iterator[None]:
+    """Within, tensors have shapes and no values, `dtype` and that kind of device where none is said, and models of any
+    size cost nothing. Operators are those torch chooses for the device.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with FakeTensorMode():
+        with FakeTensorMode(), torch.device(kind):
             yield
     finally:
         torch.set_default_dtype(before)

@@ -45,7 +45,7 @@ def verify(
     cases: Sequence[VerifyCase] | None = None,
     parallel: bool = True,
 ) -> VerifyReport:
-    """Measured against predicted steps of small real models, fixed ones and `drawn` ones chosen by `seed`; and of models
+    """Measured against predicted steps of small real models, fixed ones and `drawn` ones chosen by `seed`; and of those
     whose experts are spread over two processes, where two GPUs or a CPU are there to run them.
 
     Raises CalibrationError where the profile is another device's, or was fitted with another library or number format.
@@ -88,7 +88,7 @@ def _single(
 
     points = [point(index, case) for index, case in enumerate(chosen)]
     state = list(host_cases(prices.dtype))
-    traces = [trace_of(case, counts_of(case, device), device.dtype) for case in chosen]
+    traces = [trace_of(case, counts_of(case, device), device.dtype, device.kind) for case in chosen]
     runs: list[dict[str, list[float]]] = []
     skipped: dict[str, str] = {}
     around: list[Point] = []

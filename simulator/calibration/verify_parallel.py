@@ -54,7 +54,7 @@ def _slowest(
     found = []
     for layers in routing:
         trace, sizes = parallel_trace_of(
-            case, [Routing(sent, arriving) for sent, arriving in layers], DTYPES[prices.dtype]
+            case, [Routing(sent, arriving) for sent, arriving in layers], DTYPES[prices.dtype], kind
         )
         travel = collective_seconds(prices, "all_to_all", f"{BACKENDS[kind]} after work", case.ranks, sizes)
         found.append(price_step(prices, trace, kind=kind, communication=travel))
