@@ -1,8 +1,8 @@
 """Claims judged by simulation: each figure computed now, its published value held against the 90 % interval.
 
 A claim holds if a value that reads as the published figure lies in the interval; in part if none does but the whole
-interval lies on the claimed side of `neutral`; else it doesn't. A one-sided claim (`< 1`) holds if the whole interval keeps it,
-and in part if the value does.
+interval lies on the claimed side of `neutral`; else it doesn't. A one-sided claim (`< 1`) holds if the whole interval
+keeps it, and in part if the value does.
 
 The interval of a ratio is that of what two runs don't share. Of one model on one device: the spread of published pairs
 (docs/planning.md). In training, another device: that of pairs on two devices; another model: the models' own errors as
