@@ -135,6 +135,10 @@ def test_slots_need_not_follow_the_experts() -> None:
             "ep 8 must divide the 64 experts and 9 copies",
         ),
         (
+            toy.inference(gpus=8, model=MODEL, parallelism={"tp": 8}, routing={"redundant_experts": 8}),
+            "redundant_experts needs ep above 1: one rank holds every expert anyway",
+        ),
+        (
             toy.inference(gpus=8, parallelism={"tp": 8}, routing={"redundant_experts": 8}),
             "redundant_experts needs experts; toy-model has none",
         ),

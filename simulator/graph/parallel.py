@@ -182,6 +182,8 @@ def _expert_copies(run: Run) -> float:
             " summed in every step",
             path=path,
         )
+    if ep == 1:
+        raise InfeasibleError("redundant_experts needs ep above 1: one rank holds every expert anyway", path=path)
     if (experts + redundant) % ep:
         raise InfeasibleError(f"ep {ep} must divide the {experts} experts and {redundant} copies", path=path)
     return (experts + redundant) / experts
