@@ -42,7 +42,8 @@ def grow(
     if out is not None:
         from simulator.report.growth_page import render_growth
 
-        html = render_growth(answer, path.read_text(encoding="utf-8"))
+        changes = "".join(f"# --set {text}\n" for text in set_ or ())
+        html = render_growth(answer, path.read_text(encoding="utf-8") + changes)
         with write_folder(out) as folder:
             (folder / "report.html").write_text(html, encoding="utf-8")
             (folder / "months.csv").write_text(_csv(answer), encoding="utf-8")

@@ -42,8 +42,8 @@ class FleetMonth:
     demand: float
     busiest: float
     replicas: int
-    replicas_range: tuple[int, int]
-    """At the optimistic and the pessimistic end of the interval of what a replica bears."""
+    replicas_range: tuple[int, int | None]
+    """At the optimistic and the pessimistic end of what a replica bears; None where no number would do."""
     gpus: int
     use: float
     """Mean demand over what the fleet bears."""

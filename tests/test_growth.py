@@ -454,3 +454,21 @@ def test_a_trace_has_no_closed_form(tmp_path: Path) -> None:
 def test_prompts_found_in_the_cache_leave_room_for_more(tmp_path: Path) -> None:
     hit = grow(read_growth(written(tmp_path, SERVED.replace("serving: {", "serving: {prefix_hit: 0.5, "))))
     assert hit.capacity.rate.value > grow(read_growth(written(tmp_path, SERVED))).capacity.rate.value
+
+
+def test_an_objective_at_the_edge_may_be_out_of_reach(tmp_path: Path) -> None:
+    question = read_growth(written(tmp_path, QUESTION))
+    service = Service(question.run)
+    alone = service.state(service.most * 1e-4).tpot
+    edge = [f"objectives.tpot={alone * 1050:.6g} ms"]
+    answer = grow(read_growth(written(tmp_path, QUESTION), edge))
+    assert answer.capacity.rate.low == 0.0
+    assert {month.replicas_range[1] for month in answer.months} == {None}
+    assert "no number" in render_growth(answer, "")
+    with pytest.raises(InfeasibleError, match=r"^decide_on: at the pessimistic end of the interval no number of GPUs"):
+        grow(read_growth(written(tmp_path, QUESTION), [*edge, "decide_on=pessimistic"]))
+
+
+def test_the_page_keeps_what_was_set(moesim: Callable[..., Outcome], tmp_path: Path) -> None:
+    moesim("grow", str(written(tmp_path, QUESTION)), "--set", "demand.growth=0.1", "--out", "out")
+    assert "# --set demand.growth=0.1" in (tmp_path / "out/report.html").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from simulator import __version__
 from simulator.assembly import uncertainty as u
 from simulator.assembly.metrics import batch_figures
 from simulator.cost.price import carbon_grams_per_joule
+from simulator.errors import InfeasibleError
 from simulator.fleet import Capacity, FleetAnswer, FleetMonth
 from simulator.planning.bearing import Service, capacity_of
 from simulator.planning.fleet_money import Machines, idle_power, ownership, repaid_in, running_usd
@@ -32,6 +33,12 @@ def grow(question: Question) -> FleetAnswer:
     service = Service(run)
     capacity = capacity_of(service, tpot=growth.objectives.tpot, ttft=growth.objectives.ttft)
     bears = {"value": capacity.rate.value, "pessimistic": capacity.rate.low, "optimistic": capacity.rate.high}
+    if not bears[growth.decide_on]:
+        raise InfeasibleError(
+            "at the pessimistic end of the interval no number of GPUs keeps the objectives",
+            path="decide_on",
+            suggestion="decide_on: value, or a slower objective",
+        )
     per_unit = 1.0 if demand.unit == "requests/s" else 1 / work.osl / DAY
     means = {month: amount * per_unit for month, amount in demand.by_month.items()}
 
@@ -91,7 +98,7 @@ def _months(
                 demand=mean,
                 busiest=busiest,
                 replicas=needed,
-                replicas_range=(replicas_for(busiest, capacity.rate.high), replicas_for(busiest, capacity.rate.low)),
+                replicas_range=_range(busiest, capacity),
                 gpus=gpus,
                 use=mean / (needed * bears),
                 energy_j=energy,
@@ -109,6 +116,11 @@ def _months(
 def replicas_for(rate: float, bears: float) -> int:
     """Replicas that bear `rate` requests per second, at least one."""
     return max(1, ceil(rate / bears - SLACK))
+
+
+def _range(rate: float, capacity: Capacity) -> tuple[int, int | None]:
+    low, high = capacity.rate.low, capacity.rate.high
+    return replicas_for(rate, high), replicas_for(rate, low) if low else None
 
 
 def _energy(service: Service, rate: float, gpus: int, idle: float) -> Number:

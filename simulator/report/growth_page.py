@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from simulator.fleet import FleetAnswer, Ownership
+from simulator.fleet import FleetAnswer, FleetMonth, Ownership
 from simulator.report import growth_words as words
 from simulator.report import numbers
 from simulator.report.bars import Axis, BarChart, Group, Row, bar, whisker
@@ -97,7 +97,7 @@ def _columns(answer: FleetAnswer, *, wide: bool) -> str:
             month.month,
             month.gpus,
             month.replicas_range[0] * step,
-            month.replicas_range[1] * step,
+            (month.replicas_range[1] or month.replicas) * step,
             f"{words.month_name(month.month)}: {words.gpus(month.gpus)}",
         )
         for month in answer.months
@@ -123,11 +123,10 @@ def _months(answer: FleetAnswer) -> Table:
     spent = numbers.dollars(month.purchase_usd + month.running_usd for month in answer.months)
     rows: list[list[str | Cell]] = []
     for month in answer.months:
-        low, high = (count * answer.capacity.gpus for count in month.replicas_range)
         row: list[str | Cell] = [
             month.month.replace("-", "\u2011"),  # kept on one line
             numbers.significant(month.busiest),
-            Cell(f"{month.gpus:,}", note=f"{low:,}{numbers.NBSP}{numbers.DASH}{numbers.NBSP}{high:,}"),
+            Cell(f"{month.gpus:,}", note=_gpus_range(answer, month)),
             numbers.round_share(month.use),
             energy.text(month.energy_j.value),
             carbon.text(month.carbon_kg.value),
@@ -141,6 +140,12 @@ def _months(answer: FleetAnswer) -> Table:
     columns += " | >Rent" if answer.months[0].rent_usd is not None else ""
     columns += " | >GPUs bought | >Purchase and running" if answer.ownership is not None else ""
     return table("months", columns, rows, min_width=820)
+
+
+def _gpus_range(answer: FleetAnswer, month: FleetMonth) -> str:
+    low, high = month.replicas_range
+    most = "no number" if high is None else f"{high * answer.capacity.gpus:,}"
+    return f"{low * answer.capacity.gpus:,}{numbers.NBSP}{numbers.DASH}{numbers.NBSP}{most}"
 
 
 def _ownership(found: Ownership) -> BarChart:
