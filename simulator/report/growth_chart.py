@@ -63,7 +63,7 @@ class Column:
 
 
 def columns_chart(columns: Sequence[Column], level: tuple[float, str], scale: Scale, *, label: str, wide: bool) -> str:
-    """A column a month with its whisker; `level` is a line across with its words."""
+    """A column a month with its whisker; `level` is a line across, named above."""
     frame = _frame(
         [column.month for column in columns], max(level[0], *(column.high for column in columns)), scale, wide
     )
@@ -77,7 +77,8 @@ def columns_chart(columns: Sequence[Column], level: tuple[float, str], scale: Sc
             content += _whisker((left + right) / 2, frame.up(column.low), frame.up(column.high), (right - left) / 4)
     at = frame.up(level[0])
     content.append(svg.line(frame.area.left, at, frame.area.right, at, stroke="ink", width=1.4))
-    content.append(svg.text(frame.area.left + 4, at - 6, level[1], halo=True))
+    content.append(svg.line(frame.area.left, 8, frame.area.left + 14, 8, stroke="ink", width=1.4))
+    content.append(svg.text(frame.area.left + 20, 12, level[1]))
     return svg.image(frame.width, _TALL, label, "".join(content))
 
 

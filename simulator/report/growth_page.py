@@ -102,7 +102,7 @@ def _columns(answer: FleetAnswer, *, wide: bool) -> str:
         )
         for month in answer.months
     ]
-    level = (float(answer.today_gpus), f"today's {answer.today_gpus:,}")
+    level = (float(answer.today_gpus), f"Today's {words.gpus(answer.today_gpus)}")
     return columns_chart(columns, level, numbers.wholes([]), label=words.fleet(answer), wide=wide)
 
 
