@@ -272,7 +272,8 @@ class RequestSpan(Record):
 
 
 class Requests(Record):
-    """What the simulated requests of a serving engine saw. `requests` has the first ones, `load` samples over time.
+    """What the simulated requests of a serving engine saw. `load` samples over time; `requests` has those
+    of the busiest time, one after the other.
 
     Prices divide the rent: over all tokens read and written, and by the time that went to prompts and to answers.
     """

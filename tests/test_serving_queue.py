@@ -168,3 +168,11 @@ def test_what_is_kept_of_many_requests_stays_small() -> None:
     assert outcome.requests == 5000
     assert len(outcome.lives) == 80
     assert 200 <= len(outcome.samples) <= 400
+
+
+def test_the_requests_kept_are_those_that_waited_longest() -> None:
+    """A burst of 80 after 160 quiet ones, and 160 more."""
+    times = [*range(160), *[160.0] * 80, *range(200, 360)]
+    outcome = serve(engine(), BUDGET, arrivals=(Request(i, at, 100, 1) for i, at in enumerate(times)))
+    assert [life.arrival for life in outcome.lives] == [160.0] * 80
+    assert outcome.queue.percentile(0.5) == 0

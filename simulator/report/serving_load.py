@@ -1,4 +1,4 @@
-"""The load of a serving engine over time, and the lives of its first requests."""
+"""The load of a serving engine over time, and the lives of requests at its busiest time."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _area(
 
 
 def lives_chart(served: Requests, *, label: str, wide: bool) -> str:
-    """The first requests as bars: waiting, prompt, answer; empty where none was kept."""
+    """Requests as bars: waiting, prompt, answer; empty where none was kept."""
     shown = sorted(served.requests, key=lambda r: r.arrival_s)[: _DRAWN if wide else _DRAWN_NARROW]
     if not shown:
         return ""
@@ -119,4 +119,4 @@ def lives_table(served: Requests) -> Table:
         sizes = [f"{request.prompt_tokens:,}", f"{request.output_tokens:,}"]
         rows.append([numbers.seconds([request.arrival_s]).text(request.arrival_s), *sizes, *cells])
     columns = ">Arrives at | >Prompt tokens | >Answer tokens | >Taken up after | >First token after | >Done after"
-    return table("first requests", columns, rows, min_width=620)
+    return table("requests at the busiest time", columns, rows, min_width=620)

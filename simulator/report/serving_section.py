@@ -22,7 +22,7 @@ def serving_section(result: Result) -> dict[str, Any]:
         return {"serving_finding": None}
     finding = serving_finding(served)
     load = _load_words(served)
-    lives = "The first requests over time: waiting, prompt, answer."
+    lives = "Requests at the busiest time: waiting, prompt, answer."
     return {
         "serving_finding": finding,
         "latencies": latency_table(served),

@@ -23,7 +23,7 @@ from simulator.spec.serving import Serving
 from simulator.units import US
 
 DRAWN_REQUESTS = 80
-"""Whose times are kept, from the first on."""
+"""One after the other, whose times are kept: those that waited longest together."""
 MOST_SAMPLES = 400
 """Of the load over time; beyond, every other one is dropped and half as many are taken."""
 FIRST_INTERVAL = 0.01
@@ -61,6 +61,11 @@ class Life:
     end: float
     prompt: int
     output: int
+
+    @property
+    def wait(self) -> float:
+        """Until its first token."""
+        return self.first_token - self.arrival
 
 
 @dataclass(slots=True)
@@ -122,6 +127,7 @@ class _Simulation:
         self.overhead, self.late = engine.request_us * US, engine.first_token_steps * cost.tokens_per_step
         self.outcome = Outcome()
         self.sent, self.open, self.all_sent = 0, 0, False
+        self.latest: list[Life] = []
         self.readers: Sequence[Instance] = ()
         self.instances: Sequence[Instance]
         if handover is None:
@@ -143,6 +149,7 @@ class _Simulation:
                 self._send(0.0)
         self.env.process(self._watch())
         self.env.run()
+        self._keep_longest_waits()
         outcome = self.outcome
         for instance in self.instances:
             outcome.itl.merge(instance.intervals)
@@ -193,12 +200,21 @@ class _Simulation:
             outcome.tpot.add(tpot)
         in_time = asked.ttft_slo is None or ttft <= asked.ttft_slo
         outcome.good += in_time and (asked.tpot_slo is None or tpot <= asked.tpot_slo)
-        if len(outcome.lives) < DRAWN_REQUESTS:
-            times = request.arrival, request.start, request.first_token, now
-            outcome.lives.append(Life(*times, request.prompt, request.output))
+        self.latest.append(
+            Life(request.arrival, request.start, request.first_token, now, request.prompt, request.output)
+        )
+        if len(self.latest) == DRAWN_REQUESTS:
+            self._keep_longest_waits()
         self.open -= 1
         if self.loop is not None and not self.all_sent:
             self.env.process(self._resend())
+
+    def _keep_longest_waits(self) -> None:
+        """Of the latest requests and those kept so far, those that waited longer for their first tokens."""
+        kept = self.outcome.lives
+        if sum(life.wait for life in self.latest) > sum(life.wait for life in kept) or not kept:
+            self.outcome.lives = self.latest
+        self.latest = []
 
     def _watch(self) -> Generator[Any, Any, None]:
         """Write the load down at even intervals, ever longer ones as time goes on."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import exp, log
 
+SMALLEST = 1e-12
+"""Values up to it are 0."""
 BIN_WIDTH = 0.005
 """Relative width of a bin: the error of a percentile is at most half of it."""
 
@@ -22,7 +24,7 @@ class Distribution:
         self.weight += weight
         self._sum += value * weight
         self.largest = max(self.largest, value)
-        index = round(log(max(value, 1e-12)) / BIN_WIDTH)
+        index = round(log(max(value, SMALLEST)) / BIN_WIDTH)
         self._bins[index] = self._bins.get(index, 0.0) + weight
 
     def merge(self, other: Distribution) -> None:
@@ -44,11 +46,12 @@ class Distribution:
         for index in sorted(self._bins):
             passed += self._bins[index]
             if passed >= wanted - 1e-9:
-                return exp(index * BIN_WIDTH)
+                value = exp(index * BIN_WIDTH)
+                return value if value > 2 * SMALLEST else 0.0
         return 0.0
 
     def within(self, limit: float) -> float:
         """Share of the weight that does not exceed `limit`, within a bin; 1 of nothing."""
-        last = round(log(max(limit, 1e-12)) / BIN_WIDTH)
+        last = round(log(max(limit, SMALLEST)) / BIN_WIDTH)
         inside = sum(weight for index, weight in self._bins.items() if index <= last)
         return inside / self.weight if self.weight else 1.0
