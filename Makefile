@@ -39,6 +39,13 @@ gallery: $(VENV)/installed
 	for run in workloads/runs/*.yaml; do \
 	  $(BIN)/moesim run $$run --out reports/gallery/$$(basename $$run .yaml) || exit 1; \
 	done
+	$(BIN)/moesim run deepseek-v3-2048xh800 --engine events --out reports/gallery/deepseek-v3-2048xh800-events
+	scratch=$$(mktemp -d) && for sweep in oversubscription nvl72-domain; do \
+	  $(BIN)/moesim sweep $$sweep --out $$scratch/$$sweep || exit 1; \
+	  mkdir -p reports/gallery/$$sweep && cp $$scratch/$$sweep/report.html $$scratch/$$sweep/sweep.csv reports/gallery/$$sweep || exit 1; \
+	done && rm -r $$scratch
+	$(BIN)/moesim compare reports/gallery/deepseek-v3-256xgb200-nvl72/result.json \
+	  reports/gallery/deepseek-v3-256xgb200-boards-of-8/result.json --out reports/gallery/nvl72-domain/compare.html
 	scratch=$$(mktemp -d) && for plan in workloads/plans/*.yaml; do \
 	  name=$$(basename $$plan .yaml); \
 	  $(BIN)/moesim plan $$plan --out $$scratch/$$name || exit 1; \

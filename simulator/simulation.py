@@ -57,7 +57,7 @@ def training_step(run: Run, *, check: bool = True, engine: Engine = "fast") -> S
     return _timed([(b, memory)], engine)[0]
 
 
-def training_steps(runs: Sequence[Run]) -> list[Step | SimulatorError]:
+def training_steps(runs: Sequence[Run], engine: Engine = "fast") -> list[Step | SimulatorError]:
     """The steps of many training runs, costed and timed together; for a run that can't be, the reason."""
     outcomes: list[Step | SimulatorError] = []
     ready: dict[int, tuple[Build, list[StageBytes]]] = {}
@@ -70,7 +70,7 @@ def training_steps(runs: Sequence[Run]) -> list[Step | SimulatorError]:
             ready[number] = b, memory
         except SimulatorError as error:
             outcomes.append(error)
-    steps = dict(zip(ready, _timed_or_refused(list(ready.values())), strict=True))
+    steps = dict(zip(ready, _timed_or_refused(list(ready.values()), engine), strict=True))
     refused = iter(outcomes)
     return [steps[number] if number in steps else next(refused) for number in range(len(runs))]
 
@@ -104,15 +104,15 @@ def _step(b: Build, memory: list[StageBytes], healthy: Timed, engine: Engine) ->
     return Step(b, costed, timeline, memory, healthy=Timed(healthy.costed, usual))
 
 
-def _timed_or_refused(parts: Sequence[tuple[Build, list[StageBytes]]]) -> list[Step | SimulatorError]:
+def _timed_or_refused(parts: Sequence[tuple[Build, list[StageBytes]]], engine: Engine) -> list[Step | SimulatorError]:
     """The steps; where one can't be costed or timed, halves are tried apart until it is alone with its reason."""
     try:
-        return list(_timed(parts))
+        return list(_timed(parts, engine))
     except SimulatorError as error:
         if len(parts) == 1:
             return [error]
         half = len(parts) // 2
-        return _timed_or_refused(parts[:half]) + _timed_or_refused(parts[half:])
+        return _timed_or_refused(parts[:half], engine) + _timed_or_refused(parts[half:], engine)
 
 
 def inference_batch(run: Run, *, check: bool = True, advise: bool = True, closed_form: bool = False) -> Batch:

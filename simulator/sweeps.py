@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from simulator.assembly.evaluated import Step
 from simulator.assembly.items import style
 from simulator.assembly.metrics import batch_figures, inference_metrics, step_figures, training_metrics
+from simulator.engine.runner import Engine
 from simulator.errors import InfeasibleError, SimulatorError, SpecError
 from simulator.result import Color, Number
 from simulator.shards.store import SHARD_POINTS, Memory, Store
@@ -106,14 +107,16 @@ def evaluate_points(
     With `kinds` also the seconds of a step (a decode step) by kind of time, in columns such as `seconds.expert`.
     """
     with _no_collection():
-        return evaluate_runs([grid.run(place) for place in numbers], kinds=kinds)
+        return evaluate_runs([grid.run(place) for place in numbers], kinds=kinds, engine=grid.engine)
 
 
-def evaluate_runs(points: Sequence[Run | SpecError], *, kinds: bool = False) -> tuple[Columns, list[str | None]]:
+def evaluate_runs(
+    points: Sequence[Run | SpecError], *, kinds: bool = False, engine: Engine = "fast"
+) -> tuple[Columns, list[str | None]]:
     """The same of runs of one kind; a SpecError in place of a run is its reason."""
     rows: list[list[float]] = []
     reasons: list[str | None] = []
-    found = iter(_outcomes([point for point in points if isinstance(point, Run)]))
+    found = iter(_outcomes([point for point in points if isinstance(point, Run)], engine))
     for point in points:
         outcome = next(found) if isinstance(point, Run) else point
         rows.append(_row(outcome) + (_seconds_by_kind(outcome) if kinds else []))
@@ -181,12 +184,12 @@ def _numbers(grid: Grid, start: int, end: int) -> tuple[NDArray[np.intp], ...]:
     return np.unravel_index(np.arange(start, end), tuple(len(values) for values in grid.values))
 
 
-def _outcomes(runs: Sequence[Run]) -> list[Outcome | SimulatorError]:
+def _outcomes(runs: Sequence[Run], engine: Engine) -> list[Outcome | SimulatorError]:
     """What each run takes, or why it can't be."""
     if not runs:
         return []
     if runs[0].kind == "training":
-        return [step_outcome(step) if isinstance(step, Step) else step for step in training_steps(runs)]
+        return [step_outcome(step) if isinstance(step, Step) else step for step in training_steps(runs, engine)]
     return [_batch_outcome(run) for run in runs]
 
 

@@ -36,6 +36,7 @@ class Grid:
         self.paths: tuple[str, ...] = tuple(sweep.axes)
         self.values: tuple[list[Any], ...] = tuple(sweep.axes.values())
         self.base = _base_run(base, dict(zip(self.paths, (values[0] for values in self.values), strict=True)))
+        self.engine = sweep.engine
         self._data = base.data
         blocks: dict[str, Block] = {}
         for axis, path in enumerate(self.paths):

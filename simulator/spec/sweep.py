@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -84,6 +84,8 @@ class Sweep(Spec):
     """What all points share: a run file's path, relative to this file; the name of a shipped run; or the run itself."""
     axes: Annotated[dict[str, Values], Field(min_length=1)]
     """Dotted path of the run, such as parallelism.tp: a list of values, or a range of numbers."""
+    engine: Literal["fast", "events", "auto"] = "fast"
+    """Who times the training steps: longest paths, events with shared links, or either as needed."""
 
     @model_validator(mode="after")
     def _not_endless(self) -> Self:
