@@ -21,7 +21,9 @@ from simulator.calibration.session import SessionReport, calibrate
 from simulator.calibration.table import read_table
 from simulator.errors import CalibrationError, SpecError
 from simulator.report.calibration_page import render_calibration
+from simulator.spec.evidence import evidence
 from simulator.spec.forms import COLUMNS
+from simulator.spec.hardware import load_device
 from simulator.spec.profile import Profile, read_profile
 from simulator.units import MIB
 
@@ -143,6 +145,20 @@ def test_a_run_takes_the_times_of_this_machine(report: SessionReport) -> None:
     mine, shipped, none = seconds(str(report.profile_file)), seconds("h100-sxm"), seconds("none")
     assert mine != none
     assert mine == pytest.approx(shipped, rel=0.1)  # of the same GPU, fitted on a hundred times as many points
+
+
+def test_what_was_not_measured_here_comes_from_the_shipped_profile_of_the_device(report: SessionReport) -> None:
+    known = evidence(load_device("h100-sxm"), str(report.profile_file))
+    assert known is not None
+    found = {(op, dtype): known.find(op, dtype) for op, dtype in (("gemm", "bf16"), ("gemm", "fp8"))}
+    assert [f and f.fit.library for f in found.values()] == [
+        "torch",
+        read_profile("h100-sxm").find("gemm", "fp8")[0].library,
+    ]
+    assert all(f and f.profile.device == "h100-sxm" and not f.fit.carried_from for f in found.values())
+    own = known.find("prefill", "bf16", kernels=("flash_attention", "sdpa"))
+    assert own is not None
+    assert own.fit.kernel == "sdpa"
 
 
 def test_points_that_do_not_fit_are_listed(report: SessionReport) -> None:

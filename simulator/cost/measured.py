@@ -39,12 +39,13 @@ DTYPES = {
 }
 """Run precision -> the measured format whose kernels have its rate."""
 KERNELS = {
-    "flash2": ("vllm_flash_attn", "vllm_flash_attn_fa2", "flash_attention"),
+    "flash2": ("vllm_flash_attn", "vllm_flash_attn_fa2", "flash_attention", "sdpa"),
     "flash3": ("vllm_flash_attn_fa3", "fa3"),
     "cudnn": ("vllm_flash_attn_fa3", "fa3", "vllm_flashinfer_trtllmprefill", "trtllm_mha"),
 }
-"""Attention kernels of training -> the measured kernels of that generation. cuDNN's are as fast as FlashAttention-3 on
-Hopper (arXiv 2407.08608 figures 5 and 6); TensorRT-LLM's fused ones stand for them on Blackwell."""
+"""Attention kernels of training -> the measured kernels of that generation; torch's own fused attention, as a live
+calibration times it, is FlashAttention-2. cuDNN's are as fast as FlashAttention-3 on Hopper (arXiv 2407.08608 figures 5
+and 6); TensorRT-LLM's fused ones stand for them on Blackwell."""
 
 
 DIRECT_ALL_REDUCE = "vllm_custom_graph"
