@@ -174,7 +174,7 @@ class Links:
     def _open(self, full: Iterable[int], rates: Mapping[Flow, float], now: float) -> None:
         for link in full:
             flows = self.flows[link]
-            who = tuple(sorted({(flow.transfer.name, flow.stream) for flow in flows}))
+            who = tuple(sorted([(flow.transfer.name, flow.stream) for flow in flows]))
             self.full[link] = now, Meeting(link, who), sum(1 - rates[flow] / flow.cap for flow in flows)
 
     def _close(self, link: int, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from simulator.report import numbers, svg
@@ -56,7 +57,9 @@ def _meetings(name: str, meetings: list[Meeting], result: Result) -> Table:
     scale = numbers.seconds([m.delay_s for m in meetings])
     rows: list[list[str | Cell]] = []
     for meeting in meetings:
-        who = " with ".join(meeting.transfers) if len(meeting.transfers) > 1 else f"{meeting.transfers[0]}, alone"
+        counts = Counter(meeting.transfers)
+        who = " with ".join(name if count == 1 else f"{count} × {name}" for name, count in counts.items())
+        who = who if len(meeting.transfers) > 1 else f"{who}, alone"
         share = numbers.share(meeting.seconds / result.step_time_s.value)
         seconds = (scale.text(meeting.seconds), share, scale.text(meeting.delay_s))
         rows.append([numbers.sentence(meeting.link), who, *seconds])
