@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -105,7 +106,8 @@ def _advice(result: Result, *, most: int = 3) -> list[str]:
     lines = []
     for lever in sorted(helpful, key=lambda lever: lever.step_time_s.value)[:most]:
         saved = numbers.signed(step.scale([lever.step_time_s.value]), lever.step_time_s.value)
-        lines.append(f"  --set {lever.path}={lever.change}: {step.label.lower()} {saved}")
+        setting = quote(f"{lever.path}={lever.change}")
+        lines.append(f"  --set {setting}: {step.label.lower()} {saved}")
     return ["Would help:", *lines] if lines else []
 
 

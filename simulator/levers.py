@@ -10,6 +10,7 @@ from typing import Any
 
 from simulator.assembly.uncertainty import Z90
 from simulator.errors import InfeasibleError, SimulatorError
+from simulator.graph.kv_cache import kv_precision
 from simulator.graph.precision import is_wide
 from simulator.result import Color, Lever, Number, Result
 from simulator.simulation import inference_batch, training_step
@@ -54,7 +55,7 @@ def _color(run: Run, path: str) -> Color:
     """The kind of time a change acts on."""
     sparse = run.model.is_moe
     match path.split(".")[-2:]:
-        case ["memory", _] | ["training", "recompute" | "micro_batch"]:
+        case ["memory", _] | ["training", "recompute" | "micro_batch"] | ["inference", "kv_cache_precision"]:
             return "mem"
         case ["scale_up", _] if sparse and run.parallelism.ep > 1:
             return "a2a"
@@ -114,6 +115,17 @@ def _hardware(run: Run) -> Iterator[Change]:
         yield better("Network bandwidth", "hardware.network.bandwidth", network=wider)
 
 
+HELD_DRAFTS = 0.85
+"""Second tokens of DeepSeek-V3's prediction module that hold: 0.85 to 0.90 (arXiv 2412.19437, section 5.4.3)."""
+
+
+def _written(value: Any) -> str:
+    """A value as a run file has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {part}" for name, part in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _settings(run: Run) -> Iterator[Change]:
     """Changes a user can make in the run file, those that are not already so."""
 
@@ -123,7 +135,7 @@ def _settings(run: Run) -> Iterator[Change]:
             other = with_field(run, path, value)
         except ValueError:
             return None
-        return label, path, str(value).lower() if isinstance(value, bool) else str(value), other
+        return label, path, _written(value), other
 
     device, split, resolved = run.hardware.device, run.parallelism, resolve_settings(run)
     block = "training" if run.training is not None else "inference"
@@ -135,6 +147,12 @@ def _settings(run: Run) -> Iterator[Change]:
         options.append(changed("Twice the micro-batch", "training", "micro_batch", run.training.micro_batch * 2))
         if resolved.recompute != "none":
             options.append(changed("No recompute", "training", "recompute", "none"))
+    if run.inference is not None:
+        if device.supports("fp8") and is_wide(kv_precision(run)):
+            options.append(changed("8-bit KV cache", "inference", "kv_cache_precision", "fp8"))
+        if run.model.num_nextn_predict_layers and run.inference.speculative is None:
+            drafts = {"tokens": 1, "acceptance": HELD_DRAFTS}
+            options.append(changed("Drafting a token a step", "inference", "speculative", drafts))
     if run.model.is_moe and split.ep > 1 and run.training is not None:
         if not resolved.a2a_overlap:
             options.append(changed("Overlap the all-to-all", "execution", "a2a_overlap", True))
@@ -147,4 +165,6 @@ def _settings(run: Run) -> Iterator[Change]:
     if split.pp > 1:
         options.append(changed("Half the pipeline stages", "parallelism", "pp", split.pp // 2))
         options.append(changed("Twice the interleaving", "parallelism", "vpp", split.vpp * 2))
+        if run.training is not None and run.training.schedule == "1f1b" and split.vpp == 1:
+            options.append(changed("Weight gradients in the bubble", "training", "schedule", "zb-h1"))
     yield from (option for option in options if option is not None)

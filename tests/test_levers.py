@@ -11,7 +11,7 @@ from simulator.levers import find_levers
 from simulator.precedents import nearest_precedents
 from simulator.result import Lever, Result
 from simulator.simulation import simulate
-from simulator.spec.run import Run, with_field
+from simulator.spec.run import Run, run_from_mapping, with_field
 
 MOE = {"gpus": 16, "model": toy.MOE_MODEL, "training": {"global_batch": 16}}
 
@@ -107,6 +107,27 @@ def test_levers_of_inference_act_on_a_decode_step() -> None:
     memory = found["hardware.device.memory.bandwidth=+10 %"]
     assert memory.step_time_s.value < 0
     assert "inference.precision=fp8" in found
+
+
+def test_levers_of_serving_are_a_narrow_cache_and_the_models_own_drafts() -> None:
+    def asked(**work: Any) -> Run:
+        return run_from_mapping(
+            {
+                "name": "asked",
+                "kind": "inference",
+                "model": "deepseek-v3",
+                "hardware": {"device": "h200-sxm", "gpus": 8},
+                "parallelism": {"tp": 8},
+                "inference": {"isl": 500, "osl": 200, "concurrency": 8, "precision": "fp8", **work},
+            }
+        )
+
+    found = levers(asked())
+    drafts = found["inference.speculative={tokens: 1, acceptance: 0.85}"]
+    assert drafts.step_time_s.value < 0
+    assert found["inference.kv_cache_precision=fp8"].step_time_s.value < 0
+    again = levers(asked(kv_cache_precision="fp8", speculative={"acceptance": 0.85}))
+    assert not any("speculative" in lever or "kv_cache" in lever for lever in again)
 
 
 def test_published_runs_like_this_one() -> None:
