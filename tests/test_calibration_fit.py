@@ -157,3 +157,17 @@ def test_a_campaign_out_of_proportion_to_one_with_twice_the_ranks_was_disturbed(
 def test_splits_that_do_not_help_are_honest() -> None:
     rows = pd.concat([campaign(1, ep, [100.0] * 6) for ep in (1, 2, 4)])
     assert not disturbed(rows).any()
+
+
+def test_a_batch_slower_than_a_larger_one_was_disturbed() -> None:
+    rows = campaign(1, 1, [10.0, 11.0, 40.0, 13.0, 25.0, 19.0])  # 25 over 19 is what a change of tiles may cost
+    assert rows[disturbed(rows)]["tokens"].tolist() == [4]
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1e3, "times as long"), (1e-3, "times as short")])
+def test_times_in_another_unit_are_refused(factor: float, words: str) -> None:
+    wrong = series(SHAPE, factor * physics("gemm", TRUE, SHAPE, H100))
+    with pytest.raises(
+        CalibrationError, match=rf"gemm bf16 by cublas: \d+ {words} as the data sheet suggests; .*seconds"
+    ):
+        fit_series(wrong)

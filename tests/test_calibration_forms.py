@@ -8,7 +8,7 @@ import pytest
 from simulator.spec.forms import Sheet, gemm_seconds, limited, moe_seconds, norm
 from simulator.spec.forms_attention import decode_seconds, prefill_seconds
 from simulator.spec.forms_communication import collective_seconds, exchange_bytes, exchange_seconds, wire_bytes
-from simulator.spec.forms_index import features
+from simulator.spec.forms_index import features, physics
 
 TOY = Sheet(peak=1e12, bandwidth=1e12, sms=100, link=100e9, nic=10e9)
 GEMM = {"ec": 1.0, "em": 1.0, "t0_us": 1.0, "p": 1.0, "tk_us": 0.0, "w": 0.0}
@@ -98,6 +98,38 @@ def test_decode_reads_the_cache_once() -> None:
     assert decode_seconds({**p, "ec": 100.0}, x, TOY)[0] == pytest.approx(3.2e-3, rel=1e-5)
     grouped = {**x, "kv_heads": np.array([1.0])}
     assert decode_seconds({**p, "ec": 100.0}, grouped, TOY)[0] == pytest.approx(0.4e-3, rel=1e-4)
+
+
+LATENT = columns(batch=4, seq=1000, heads=16)
+
+
+def test_latent_decode_reads_one_cache_for_all_heads_and_computes_64_of_them_at_least() -> None:
+    free = {"t0_us": 0.0, "tb_us": 0.0, "ts_us": 0.0, "p": 1.0}
+    memory = physics("mla_decode", {**free, "em": 1.0, "ec": 1e9}, LATENT, TOY)
+    queries = 4 * 4 * 16 * 288  # queries and results, a few bytes each
+    assert memory[0] == pytest.approx((4 * 1000 * 576 * TOY.row_bytes + queries) / TOY.bandwidth)
+    compute = [
+        physics("mla_decode", {**free, "em": 1e9, "ec": 1.0}, {**LATENT, "heads": np.array([heads])}, TOY)[0]
+        for heads in (16.0, 64.0, 128.0)
+    ]
+    assert compute[1] == pytest.approx(compute[0])
+    assert compute[2] == pytest.approx(2 * compute[0])
+
+
+def test_latent_prefill_multiplies_keys_of_192_and_values_of_128() -> None:
+    free = {"t0_us": 0.0, "tb_us": 0.0, "p": 8.0, "s0": 0.0, "h0": 0.0, "w": 0.0}
+    seconds = physics("mla_prefill", {**free, "em": 1e9, "ec": 1.0}, LATENT, TOY)
+    pairs = 1000 * 1001 / 2
+    assert seconds[0] == pytest.approx(2 * 4 * 16 * pairs * (192 + 128) / TOY.peak)
+
+
+def test_a_window_and_the_waves_of_caches_are_features_of_decode() -> None:
+    shape = {"batch": 3.0, "seq": 100.0, "heads": 8.0, "kv_heads": 4.0, "head_dim": 128.0, "window": 0.0}
+    x = columns(**shape)
+    plain = features("decode", x, TOY)
+    assert plain["windowed"] == [0]
+    assert plain["cache_full"] == pytest.approx(12 / TOY.sms / np.ceil(12 / TOY.sms))
+    assert features("decode", {**x, "window": np.array([64.0])}, TOY)["windowed"] == [1]
 
 
 def test_bytes_on_the_wire() -> None:

@@ -3,8 +3,8 @@
 Splitting a layer over more ranks leaves each with a part of the work. So a campaign (one model, routing and split, over
 all token counts) can't be slower than one that splits less, nor faster-than-proportionally slower than one that splits
 more. Where it is, by a margin, it was disturbed: the database holds whole campaigns 3 to 5 times slower than their
-neighbours, with times that fall as tokens grow. Both comparisons accuse only the slower side, which no disturbance of
-the other can explain.
+neighbours. And within a campaign no batch can be slower than a larger one. All comparisons accuse only the slower side,
+which no disturbance of the other can explain.
 """
 
 from __future__ import annotations
@@ -33,8 +33,21 @@ def disturbed(rows: pd.DataFrame) -> NDArray[np.bool_]:
         wide = mine.pivot_table(index="tokens", columns=["tp", "ep"], values="latency", aggfunc="min")
         bad = _bad_columns(wide.to_numpy(), np.array(list(wide.columns)))
         accused = {tuple(split) for split, is_bad in zip(wide.columns, bad, strict=True) if is_bad}
-        found[places] = [split in accused for split in zip(mine["tp"], mine["ep"], strict=True)]
+        slow = _slower_than_larger(wide.to_numpy())
+        at = (
+            wide.index.get_indexer(mine["tokens"]),
+            wide.columns.get_indexer(mine[["tp", "ep"]].itertuples(index=False)),
+        )
+        found[places] = [split in accused for split in zip(mine["tp"], mine["ep"], strict=True)] | slow[at]
     return found
+
+
+def _slower_than_larger(times: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which times, of token counts in rising order by split, exceed that of some larger count by the margin."""
+    least = np.fmin.accumulate(times[::-1])[::-1]
+    with np.errstate(invalid="ignore"):
+        slow: NDArray[np.bool_] = times > MARGIN * least
+    return slow
 
 
 def _bad_columns(times: NDArray[np.float64], splits: NDArray[np.int64]) -> NDArray[np.bool_]:

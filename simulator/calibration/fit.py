@@ -21,6 +21,8 @@ from simulator.spec.profile import Z90, HeldOut, Spread
 from simulator.spec.residual import distance
 
 FEWEST_POINTS = 4
+IMPLAUSIBLE = 100.0
+"""Ratio to what a data sheet suggests that no kernel has, and a wrong unit exceeds."""
 UNTESTED = 0.5
 """90 % error assumed inside the range where too few points were measured to hold any out."""
 LEAST_SPREAD = 0.03
@@ -73,10 +75,24 @@ def fit_series(series: Series) -> Fitted:
         raise CalibrationError(
             f"{series.op} {series.dtype} by {series.kernel}: {count} points; a fit needs {FEWEST_POINTS}"
         )
+    _check_unit(series)
     tests = [_Test(split, *_errors(series, split)) for split in splits(series.op, series.shape)]
     spread = _spread(tests)
     model = _fit(series, np.ones(count, dtype=bool))
     return Fitted(series, _with_spread(model, spread), spread, _held_out(tests))
+
+
+def _check_unit(series: Series) -> None:
+    """Raises CalibrationError where times are beyond what any kernel of a device with this data sheet takes."""
+    known = priors(series.op, quantised=series.quantised, copies=series.copies)
+    usual = {name: prior.median for name, prior in known.items()}
+    off = float(np.median(series.seconds / physics(series.op, usual, series.shape, series.sheet)))
+    if not 1 / IMPLAUSIBLE < off < IMPLAUSIBLE:
+        times = f"{off:.0f} times as long" if off > 1 else f"{1 / off:.0f} times as short"
+        raise CalibrationError(
+            f"{series.op} {series.dtype} by {series.kernel}: {times} as the data sheet suggests; "
+            "latency_s is in seconds"
+        )
 
 
 def _fit(series: Series, train: Mask) -> FittedModel:

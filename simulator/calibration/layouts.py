@@ -42,7 +42,9 @@ def layouts(op: str) -> tuple[Layout, ...]:
         case "prefill" | "mla_prefill":
             return (*_attention(), Layout((("waves", 1.0), ("full", 0.2), ("seq", 1.0)), 0.1, 0.1))
         case "decode" | "mla_decode":
-            return _attention()
+            caches = (("cache_waves", 1.0), ("cache_full", 0.1), ("seen", 1.0), ("grouping", 1.0))
+            windowed = Layout((("grouping", 1.0), ("rows", 1.0), ("seen", 1.0)), 0.1, 0.1, gate="windowed")
+            return (*_attention(), Layout(caches, 0.1, 0.1), windowed)
         case "dispatch" | "combine":
             return (
                 Layout((("tokens", 1.0), ("sms", 1.0), ("nodes", 1.0)), 0.3, 0.1),

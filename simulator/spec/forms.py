@@ -56,8 +56,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 """Shape columns of each operation. Counts, except `bytes`.
 
 `tokens` of moe is the batch all expert-parallel ranks share, of dispatch and combine what one rank sends; `window` 0 is
-full attention, `seq` of decode (and mla_decode) the keys in the cache, `skew` the exponent of the routing's power law (0
-balanced), `bytes` of a collective what nccl-tests calls size: the full buffer of one rank.
+full attention, `seq` of decode (and mla_decode) the keys in the cache, `skew` the exponent of the routing's power law
+(0 balanced), `bytes` of a collective what nccl-tests calls size: the full buffer of one rank.
 """
 
 K_CAP, K_UNIT = 8192.0, 4096.0

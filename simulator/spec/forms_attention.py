@@ -71,10 +71,16 @@ def latent_shape(x: Shape, *, decode: bool) -> Shape:
 
 
 def attention_features(x: Shape, sheet: Sheet) -> dict[str, Array]:
-    """log2 of batch, sequence, keys in reach, heads, grouping, head dimension; waves of query blocks."""
+    """log2 of batch, sequence, keys in reach, heads, grouping, head dimension; waves of query blocks and of caches.
+
+    A window is a feature of its own: decode kernels that compute the query heads of a group together may not do so
+    under one, and then read the cache once a head (FlashAttention-2 on L40S).
+    """
     seen = keys_seen(x)
     blocks = x["batch"] * x["heads"] * np.ceil(x["seq"] / QUERY_TILE) / sheet.sms
     waves = np.ceil(blocks)
+    caches = x["batch"] * x["kv_heads"] / sheet.sms
+    cache_waves = np.ceil(caches)
     return {
         "batch": np.log2(x["batch"]),
         "seq": np.log2(x["seq"]),
@@ -89,4 +95,7 @@ def attention_features(x: Shape, sheet: Sheet) -> dict[str, Array]:
         "keys": np.log2(x["batch"] * x["seq"]),
         "waves": np.minimum(np.log2(waves), 5.0),
         "full": blocks / waves,
+        "cache_waves": np.minimum(np.log2(cache_waves), 5.0),
+        "cache_full": caches / cache_waves,
+        "windowed": (x["window"] > 0).astype(np.float64),
     }
