@@ -69,6 +69,12 @@ def test_links_that_are_not_there_are_no_levers() -> None:
             "execution.moe_dispatcher=deepep",
         ),
         ({"gpus": 4, "parallelism": {"pp": 4}}, "parallelism.pp=2", "execution.a2a_overlap=true"),
+        ({"gpus": 4, "parallelism": {"pp": 4}}, "training.schedule=zb-h1", "training.schedule=1f1b"),
+        (
+            {"gpus": 4, "parallelism": {"pp": 4}, "training": {"schedule": "zb-h1"}},
+            "parallelism.pp=2",
+            "training.schedule=zb-h1",
+        ),
         ({"device": {"peak": {"bf16": "1 TFLOP/s"}}}, "training.micro_batch=2", "training.precision=fp8"),
     ],
 )

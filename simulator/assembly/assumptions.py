@@ -41,6 +41,17 @@ def assumptions(b: Build) -> list[Assumption]:
             row("Sharding of states", settings.sharding, "training.sharding", work.sharding),
             row("Gradient overlap", settings.dp_overlap, "execution.dp_overlap", execution.dp_overlap),
         ]
+    if work is not None and b.layout.pp > 1:
+        rows.append(
+            Assumption(
+                name="Pipeline schedule",
+                value=work.schedule,
+                path="training.schedule",
+                stated_by="run file" if "schedule" in work.model_fields_set else "default",
+                influence="how long stages wait, and what they hold meanwhile",
+                source="1F1B, interleaved where vpp is above 1 (arXiv 2104.04473), is what most trainings run",
+            )
+        )
     if b.layout.tp > 1:
         stated = run.parallelism.sequence_parallel
         rows.append(row("Sequence parallelism", settings.sequence_parallel, "parallelism.sequence_parallel", stated))

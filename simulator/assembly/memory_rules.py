@@ -7,6 +7,7 @@ from simulator.cost.memory import CONTEXT_BYTES, FRAGMENTATION
 from simulator.graph.builder import Build
 from simulator.graph.inference_layers import Widths, widths_of
 from simulator.graph.kv_cache import cache_shape, kv_precision
+from simulator.graph.order import CUTTING
 from simulator.units import GIB, KIB
 
 
@@ -16,11 +17,15 @@ def memory_rules(b: Build) -> dict[str, str]:
     assert b.run.training is not None
     data, expert_data = layout.data_group.size, layout.expert_data_group.size
     split = f"over {data}" + (f" ranks (experts over {expert_data})" if b.run.model.is_moe else " ranks")
+    mirrored = ", of the mirrored stage too" if layout.parts_held > 1 else ""
+    kept = "" if b.run.training.activation_precision == "bf16" else "; GEMM inputs in fp8"
+    if layout.schedule in CUTTING:
+        kept += "; operands of GEMMs until their weight gradients run"
     rules = {
-        "parameters": "bf16, 2 bytes a parameter held here",
+        "parameters": "bf16, 2 bytes a parameter held here" + mirrored,
         "gradients": f"{framework.gradient_memory_bytes:g} bytes a parameter",
         "optimizer_states": f"{b.run.training.optimizer}, {framework.optimizer_state_bytes} bytes a parameter",
-        "activations": f"what each module keeps, times the chunks in flight; recompute {settings.recompute}",
+        "activations": f"what each module keeps, times the chunks in flight; recompute {settings.recompute}{kept}",
         "buffers": "logits, fresh vocabulary gradients, pipeline buffers, workspaces",
         "framework": f"CUDA context and NCCL {CONTEXT_BYTES / GIB:g} GiB, {FRAGMENTATION:.0%} fragmentation",
     }
