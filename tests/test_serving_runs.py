@@ -164,8 +164,10 @@ def test_what_is_refused() -> None:
 
 def test_an_engine_of_a_version_with_a_file_of_its_own() -> None:
     assert engine_file("trtllm", "0.9.0") == "trtllm-0.9"
-    assert engine_file("trtllm", "0.17") == "trtllm-0"
+    assert engine_file("trtllm", "0.17") == "trtllm-0.10"
     assert engine_file("trtllm", "1.2.0rc6") == engine_file("trtllm", None) == "trtllm"
+    assert engine_file("vllm", "0.18.1") == "vllm-0.15"
+    assert engine_file("vllm", "0.14") == engine_file("vllm", "nightly") == "vllm"
 
 
 def test_popular_experts_are_touched_first() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from pydantic import Field
@@ -116,11 +117,19 @@ class Framework(Spec):
 
 
 def engine_file(name: str, version: str | None) -> str:
-    """The catalog's file for an engine of that version: `trtllm-0.9` before `trtllm-0` before `trtllm`."""
-    parts = (version or "").split(".")
-    known = catalog("framework")
-    names = (f"{name}-{'.'.join(parts[:size])}" for size in (2, 1) if version)
-    return next((found for found in names if found in known), name)
+    """The catalog's file for an engine of that version: the newest of its major version that is not newer, such as
+    `vllm-0.15` for 0.18. The engine's own file where there is none."""
+    wanted = _release(version or "")
+    files = {
+        _release(file.removeprefix(f"{name}-")): file for file in catalog("framework") if file.startswith(f"{name}-")
+    }
+    older = [release for release in files if release[:1] == wanted[:1] and release <= wanted]
+    return files[max(older)] if older else name
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Major and minor number; none where a version has no numbers."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 @lru_cache(maxsize=64)

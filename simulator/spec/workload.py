@@ -112,7 +112,7 @@ class Inference(Spec):
     framework: str | None = None
     """The serving engine, a name in workloads/frameworks."""
     framework_version: Annotated[str, BeforeValidator(str)] | None = None
-    """Finds the file of a version, where the catalog has one: trtllm-0 for 0.17."""
+    """Finds the file of a version, where the catalog has one: trtllm-0.10 for 0.17."""
 
     @model_validator(mode="after")
     def _rules(self) -> Inference:
