@@ -112,6 +112,9 @@ def test_nothing_is_left_behind(reserves: bool) -> None:
         assert not instance.load
 
 
+POOLS = {"disaggregated": {"prefill": {"gpus": 4, "tp": 2}, "decode": {"gpus": 4, "tp": 4}}}
+
+
 def run(
     *, gpus: int = 8, prefill: dict[str, Any] | None = None, decode: dict[str, Any] | None = None, **more: Any
 ) -> Run:
@@ -171,6 +174,16 @@ def test_a_closed_loop_obeys_littles_law() -> None:
         steady = serve_requests(run(inference=work), closed_form=True).steady
         cycle = steady.ttft + 99 * steady.tpot
         assert steady.output_tokens_per_s / 100 * cycle == pytest.approx(concurrency, rel=0.01)
+
+
+@pytest.mark.parametrize(("isl", "osl"), [(4000, 20), (100, 400)])
+def test_a_flood_is_served_at_the_rate_that_can_be_sustained(isl: int, osl: int) -> None:
+    """Bound by prompts, then by answers: more requests wait than ever fit."""
+    work = {"isl": isl, "osl": osl, "request_rate": None, "concurrency": 1500 if osl > isl else 500}
+    asked = run(inference=work, serving={**POOLS, "requests": 6000 if osl > isl else 2000})
+    served = serve_requests(asked)
+    assert served.outcome is not None
+    assert served.outcome.requests / served.outcome.duration == pytest.approx(served.sustainable, rel=0.1)
 
 
 def test_the_result_counts_all_gpus_and_shows_both_pools() -> None:

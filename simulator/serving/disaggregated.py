@@ -15,14 +15,14 @@ from simulator.errors import InfeasibleError
 from simulator.graph.kv_cache import sequence_cache
 from simulator.serving.capacity import budget
 from simulator.serving.pools import Handover
-from simulator.serving.steady import Server, Steady, maximum_load, refuse_rate
+from simulator.serving.steady import Server, Steady, refuse_rate
 from simulator.serving.steps import StepCost
 from simulator.spec.run import Run
 from simulator.spec.serving import Pool
 from simulator.spec.workload import Parallelism
 from simulator.units import US
 
-MOST_HALVINGS = 60
+HALVINGS = 30
 
 
 def pool_run(run: Run, pool: Pool) -> Run:
@@ -82,26 +82,34 @@ class Disaggregated:
         return self.handover.seconds(self.reader.isl)
 
     @property
+    def together(self) -> int:
+        """Prompts that share a step where many wait."""
+        return max(1, int(self.reader.budget.step_tokens / self.reader.isl))
+
+    @property
     def sustainable_rate(self) -> float:
         """Requests per second that both pools and the ports between them can serve for ever."""
         readers, writers = self.reader.budget.instances, self.writer.budget.instances
         size = self.handover.cache.bytes(self.reader.isl)
         ports = min(self.handover.out * readers, self.handover.into * writers) / size
-        together = max(1, int(self.reader.budget.step_tokens / self.reader.isl))
-        prompts = readers / self.reader.marginal(0.0, together)
-        return min(prompts, ports, maximum_load(self.writer).output_tokens_per_s / self.writer.osl)
+        prompts = readers / self.reader.marginal(0.0, self.together)
+        flight = self.writer.most_in_flight
+        answers = writers * flight / (_token_s(self.writer, flight) * self.writer.osl)
+        return min(prompts, ports, answers)
 
     def at(self, rate: float) -> Steady:
         """The steady state at `rate` requests per second. Raises InfeasibleError where that can't be sustained."""
         limit = self.sustainable_rate
         if rate >= limit:
             raise refuse_rate(rate, limit)
-        reader, writer = self.reader, self.writer
-        share, alone = rate / reader.budget.instances, self.prompt_s
-        busy = min(0.99, share * reader.marginal(0.0, max(1, int(reader.budget.step_tokens / reader.isl))))
+        return self._steady(rate)
+
+    def _steady(self, rate: float) -> Steady:
+        reader, writer, alone = self.reader, self.writer, self.prompt_s
+        busy = min(0.99, rate / reader.budget.instances * reader.marginal(0.0, self.together))
         wait = busy * alone / (2 * (1 - busy))
-        flight, step = _in_flight(writer, rate / writer.budget.instances)
-        engine = writer.cost.run.defaults
+        flight = _in_flight(writer, rate / writer.budget.instances)
+        engine, step = writer.cost.run.defaults, _token_s(writer, flight)
         late = engine.first_token_steps * step * writer.cost.tokens_per_step + engine.request_us * US
         return Steady(
             ttft=wait + alone + late,
@@ -114,22 +122,26 @@ class Disaggregated:
 
     def loop(self, concurrency: float) -> Steady:
         """The steady state of a closed loop; requests that no pool has room for wait in front of the prompts."""
-        low, high = 0.0, self.sustainable_rate * (1 - 1e-6)
-        for _ in range(MOST_HALVINGS):
+        low, high = 0.0, self.sustainable_rate
+        for _ in range(HALVINGS):
             rate = (low + high) / 2
-            steady = self.at(rate)
+            steady = self._steady(rate)
             inside = rate * (steady.ttft + steady.tpot * (self.writer.osl - 1))
             low, high = (rate, high) if inside < concurrency else (low, rate)
-        steady = self.at(low)
+        steady = self._steady(low)
         first = concurrency / low - steady.tpot * (self.writer.osl - 1)
         return replace(steady, ttft=max(steady.ttft, first))
 
 
-def _in_flight(writer: Server, rate: float) -> tuple[float, float]:
-    """(sequences in flight on an instance, seconds of a token) at so many requests a second: n = r o t(n)."""
+def _in_flight(writer: Server, rate: float) -> float:
+    """Sequences in flight on an instance at so many requests a second: n = r o t(n)."""
     low, high = 0.0, writer.most_in_flight
-    for _ in range(MOST_HALVINGS):
+    for _ in range(HALVINGS):
         flight = (low + high) / 2
-        step = writer.step(max(1.0, flight)) / writer.cost.tokens_per_step
-        low, high = (flight, high) if rate * writer.osl * step > flight else (low, flight)
-    return max(1e-9, high), writer.step(max(1.0, high)) / writer.cost.tokens_per_step
+        low, high = (flight, high) if rate * writer.osl * _token_s(writer, flight) > flight else (low, flight)
+    return high
+
+
+def _token_s(writer: Server, flight: float) -> float:
+    """Seconds of a token with so many sequences in flight; a step has at least one."""
+    return writer.step(max(1.0, flight)) / writer.cost.tokens_per_step
