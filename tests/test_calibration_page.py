@@ -63,7 +63,7 @@ def measured() -> dict[str, Any]:
             },
             {"operation": "Transfer", "name": "host to device", "measured": saturating(5e10)},
         ],
-        "roof": {"name": "data sheet", "flops_per_second": 3e15, "bytes_per_second": 3e12},
+        "roofs": [{"name": "roof: data sheet", "flops_per_second": 3e15, "bytes_per_second": 3e12}],
         "power": [{"name": "gemm nt", "shape": "m=8192 n=8192 k=8192", "seconds": 1.5e-3, "watts": 690.0}],
         "sustained": clocks,
         "refused": [["gemm|nt|bf16|m=1", "smallest trials 31% apart"]],
@@ -124,7 +124,7 @@ def test_published_measurements_have_the_same_page() -> None:
     assert "aiconfigurator-core 0.12.0" in page.text["measured"]
     assert "All reduce" in page.text["links"]
     assert "nccl, 8 ranks" in page.text["links"]
-    assert "roof: data sheet" in page.text["roofline"]
+    assert "roof: data sheet, bf16" in page.text["roofline"]
     assert "new (n, k)" in page.text["operators"]
     assert "power" not in page.ids
     assert html_of.__wrapped__("imported") == html_of("imported")

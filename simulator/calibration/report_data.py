@@ -65,7 +65,7 @@ def measured_here(report: SessionReport) -> Data:
         "families": [_family(name, family, points) for name, family in prices.families.items()],
         "held_out": _held_out(report.fitted.fitted) if report.fitted else [],
         "links": _links(table),
-        "roof": _roof(report.fitted.fitted) if report.fitted else _measured_roof(points, prices.memory),
+        "roofs": _roofs(report.fitted.fitted) if report.fitted else [_measured_roof(points, prices.memory)],
         "power": _power(table),
         "sustained": _sustained(table),
         "refused": [[p.case.key, f"smallest trials {p.spread:.0%} apart"] for p in measured.unstable],
@@ -84,7 +84,7 @@ def imported(report: CalibrationReport) -> Data:
         "families": [_series_family(one) for one in report.fitted],
         "held_out": _held_out(report.fitted),
         "links": _series_links(report.fitted),
-        "roof": _roof(report.fitted),
+        "roofs": _roofs(report.fitted),
         "power": [],
         "sustained": [],
         "refused": [],
@@ -156,7 +156,7 @@ def _sustained(table: pd.DataFrame) -> list[Data]:
 def _measured_roof(points: Sequence[Data], memory: MemoryLevels) -> Data:
     """The highest rate seen, and the bandwidth of the farthest memory."""
     best = max(p["flops"] / p["measured"] for p in points)
-    return {"name": "measured", "flops_per_second": best, "bytes_per_second": 1.0 / memory.seconds_per_byte[-1]}
+    return {"name": "roof: measured", "flops_per_second": best, "bytes_per_second": 1.0 / memory.seconds_per_byte[-1]}
 
 
 def _series_name(one: Fitted) -> str:
@@ -229,7 +229,14 @@ def _series_links(fitted: Sequence[Fitted]) -> list[Data]:
     return found
 
 
-def _roof(fitted: Sequence[Fitted]) -> Data:
-    """The data sheet's peak and memory bandwidth of the first products."""
-    sheet = next((one.series.sheet for one in fitted if one.series.op == "gemm"), fitted[0].series.sheet)
-    return {"name": "data sheet", "flops_per_second": sheet.peak, "bytes_per_second": sheet.bandwidth}
+def _roofs(fitted: Sequence[Fitted]) -> list[Data]:
+    """The data sheet's peaks of the formats products were measured in, and its memory bandwidth."""
+    peaks = {one.series.sheet.peak: one.series for one in reversed(fitted) if one.series.op == "gemm"}
+    return [
+        {
+            "name": f"roof: data sheet, {series.dtype}",
+            "flops_per_second": peak,
+            "bytes_per_second": series.sheet.bandwidth,
+        }
+        for peak, series in sorted(peaks.items())
+    ]

@@ -22,7 +22,7 @@ Data = Mapping[str, Any]
 _KINDS = {
     "Matrix products": ("gemm", "batched_gemm", "grouped_gemm"),
     "Expert layers": ("moe",),
-    "Attention": ("attention", "attention_backward", "prefill", "decode"),
+    "Attention": ("attention", "attention_backward", "prefill", "decode", "mla_prefill", "mla_decode"),
     "Memory": ("elementwise", "rowwise", "reduction", "copy", "fill", "loss", "optimizer", "memory"),
     "Routing and gathers": ("gather", "scatter", "top_k", "pick", "sort", "dispatch", "combine"),
 }
@@ -74,7 +74,7 @@ def render_calibration(data: Data) -> str:
         maps=[chart for chart in (_by_time(points), _by_shape(points)) if chart is not None],
         worst=_worst(points),
         held_out=_held_out(data["held_out"]),
-        roofline=[_roofline(points, data["roof"], wide=wide) for wide in (True, False)] if roofline else [],
+        roofline=[_roofline(points, data["roofs"], wide=wide) for wide in (True, False)] if roofline else [],
         roofline_finding=_roofline_finding(points) if roofline else "",
         links=_links(data["links"]),
         bus_finding=_bus_finding(data["links"]),
@@ -216,7 +216,7 @@ def _working(points: Sequence[Data]) -> list[Data]:
     return [p for p in points if p["flops"] > 0 and p["bytes"] > 0]
 
 
-def _roofline(points: Sequence[Data], roof: Data, *, wide: bool) -> str:
+def _roofline(points: Sequence[Data], roofs: Sequence[Data], *, wide: bool) -> str:
     chosen = _working(points)
     work = [p["flops"] / p["bytes"] for p in chosen]
     series = [
@@ -226,13 +226,17 @@ def _roofline(points: Sequence[Data], roof: Data, *, wide: bool) -> str:
         for name in _KINDS
         if (part := [p for p in chosen if _kind(p) == name])
     ]
-    peak, bandwidth = roof["flops_per_second"], roof["bytes_per_second"]
-    corners = sorted([min(work), min(max(work), max(min(work), peak / bandwidth)), max(work)])
-    ceiling = [(at, min(peak, at * bandwidth), "") for at in corners]
-    rates = [*(p["flops"] / p["measured"] for p in chosen), *(rate for _, rate, _ in ceiling)]
+    series += [Series(roof["name"], _ceiling(roof, min(work), max(work)), joined=True, dots=False) for roof in roofs]
+    rates = [rate for each in series for _, rate, _ in each.points]
     x, y = axis_over("FLOP per byte of its operands", work), axis_over("GFLOP/s", rates, divisor=1e9)
-    series.append(Series(f"roof: {roof['name']}", ceiling, joined=True, dots=False))
     return scatter_chart(series, x, y, label=_roofline_finding(points), wide=wide)
+
+
+def _ceiling(roof: Data, low: float, high: float) -> list[tuple[float, float, str]]:
+    """What memory allows, up to the peak, over the work a byte from `low` to `high`."""
+    peak, bandwidth = roof["flops_per_second"], roof["bytes_per_second"]
+    corners = sorted([low, min(high, max(low, peak / bandwidth)), high])
+    return [(at, min(peak, at * bandwidth), "") for at in corners]
 
 
 def _roofline_finding(points: Sequence[Data]) -> str:
