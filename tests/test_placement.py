@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from simulator.cost.capacity import inference_memory
 from simulator.errors import InfeasibleError
-from simulator.graph.expert_traffic import fullest_rank, touched_slots
+from simulator.graph.expert_traffic import fullest_rank
 from simulator.graph.inference import prepare_inference
 from simulator.graph.moe import ExpertLoad
 from simulator.graph.parallel import build_layout
@@ -101,9 +102,33 @@ def test_copies_even_out_what_text_prefers() -> None:
 
 
 def test_copies_share_what_touches_an_expert() -> None:
-    """Two experts, both chosen by all: a token reaches one of the copies, each with probability a half."""
-    assert touched_slots(2, 2, 0.0, 1.0, 0) == 2
-    assert touched_slots(2, 2, 0.0, 3.0, 2) == pytest.approx(4 * (1 - 0.5**3))
+    """Every rank of eight holds all 64 experts. 256 tokens of which 1 in 32 chooses an expert reach each of its eight
+    copies with 1 - (1 - 1/256)^256."""
+    found = served(skew=0.0, redundant_experts=448)
+    assert found.local_experts == 64
+    assert found.touched == pytest.approx(64 * (1 - (1 - 1 / 256) ** 256))
+
+
+def counted(tmp_path: Path, rows: list[int]) -> str:
+    file = tmp_path / "counts.csv"
+    file.write_text("expert,count\n" + "".join(f"{e},{n}\n" for e, n in enumerate(rows)), encoding="utf-8")
+    return str(file)
+
+
+def test_measured_counts_say_which_rank_is_full(tmp_path: Path) -> None:
+    """The first eight experts, all on the first rank, are chosen three times as often: 24 of 80 shares, not 1/8."""
+    routing = {"balance": "counts", "counts": counted(tmp_path, [30] * 8 + [10] * 56), "skew": None}
+    numbered, placed = served(**routing), served(**routing, placement="balanced")
+    assert numbered.rows / numbered.mean_rows == pytest.approx(8 * 24 / 80)
+    assert placed.rows / placed.mean_rows == pytest.approx(1.0)
+
+
+def test_even_routing_that_is_stated_is_even() -> None:
+    """Text is uneven where nothing is said."""
+    stated = served(balance="uniform", skew=None)
+    assert stated.rows == stated.mean_rows
+    silent = served(skew=None)
+    assert silent.rows > 1.5 * silent.mean_rows
 
 
 def test_copies_take_memory() -> None:

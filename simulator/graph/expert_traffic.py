@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import log, sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.graph.moe import ExpertLoad
-from simulator.graph.placement import balanced, replicate
+from simulator.graph.placement import as_numbered, balanced, replicate
+from simulator.graph.routing import capped, popularities
 from simulator.graph.transformer import Shapes
 from simulator.spec.workload import Routing
 
@@ -53,53 +55,88 @@ def fullest_rank(experts: int, top_k: int, skew: float, ranks: int) -> float:
 
 
 def served_load(s: Shapes, routing: Routing, *, skew: float, tokens: float) -> ExpertLoad:
-    """The fullest expert rank when `tokens` are routed together with popularity x^-`skew`.
+    """The fullest expert rank when `tokens` are routed together, popularity falling with x^-`skew` or as measured.
 
     A stated imbalance overrides what popularity implies. Experts lie anywhere, or where a load balancer puts them and
-    copies of the popular ones; their sources choose among copies at random.
+    copies of the popular ones; their sources choose among copies at random. Raises SpecError for a file of counts that
+    is not one.
     """
     model, ranks = s.model, s.layout.ep
     experts, top_k = model.num_experts or 0, model.num_experts_per_tok or 1
-    copies = routing.redundant_experts
     sent = tokens * top_k
+    served = _Served(routing, experts, top_k, skew)
     if "imbalance" in routing.model_fields_set:
         fullest = routing.imbalance
-    elif routing.placement == "balanced":
-        domains = s.layout.expert_group.domains
-        fullest = placed_fullest(experts, top_k, skew, ranks, copies, model.n_group or 1, domains)
+    elif routing.placement == "balanced" or routing.balance in BY_EXPERT:
+        fullest = placed_fullest(served, ranks, model.n_group or 1, s.layout.expert_group.domains)
     else:
         fullest = fullest_rank(experts, top_k, skew, ranks)
     rows = sent / ranks * fullest
-    touched = touched_slots(experts, top_k, skew, tokens, copies) / ranks
+    touched = touched_slots(served, tokens) / ranks
     return ExpertLoad(
         rows=rows,
         mean_rows=sent / ranks,
         held_rows=rows,
         touched=min(max(1.0, touched), max(1.0, rows)),
-        local_experts=(experts + copies) / ranks,
+        local_experts=(experts + routing.redundant_experts) / ranks,
         sent_rows=sent,
         dropped_fraction=0.0,
     )
 
 
+BY_EXPERT = frozenset({"counts", "power_law"})
+"""Distributions that say which expert is how popular; the others only how popular they are."""
+
+
+class _Served(NamedTuple):
+    """What popularity follows from."""
+
+    routing: Routing
+    experts: int
+    top_k: int
+    skew: float
+
+
 @lru_cache(maxsize=64)
-def placed_fullest(
-    experts: int, top_k: int, skew: float, ranks: int, redundant: int, groups: int, domains: int
-) -> float:
-    """Rows of the fullest rank over their mean where experts and copies of them are placed by popularity.
+def _preferred(served: _Served) -> NDArray[np.float64]:
+    """Probability of each expert to be among a token's top-k: an array (layers known apart, experts).
 
-    The groups of experts are dealt to the popular and the others at random; a balancer's statistics are taken to hold.
+    Where nobody says which expert is how popular, they are dealt at random.
     """
-    dealt = np.random.default_rng(0).permutation(chosen(experts, top_k, skew))
-    placed = balanced(dealt, ranks, redundant=redundant, groups=groups, nodes=domains)
-    rows = placed.rows(dealt, ranks)
-    return float(rows.max() / rows.mean())
+    routing, experts, top_k, skew = served
+    if routing.balance in BY_EXPERT:
+        return np.array([capped(row, top_k) for row in popularities(routing, experts)])
+    return np.random.default_rng(routing.seed).permutation(chosen(experts, top_k, skew))[None]
 
 
-def touched_slots(experts: int, top_k: int, skew: float, tokens: float, redundant: int) -> float:
-    """Expected experts, copies counted one by one, that at least one of `tokens` is routed to."""
-    if not redundant:
+@lru_cache(maxsize=64)
+def placed_fullest(served: _Served, ranks: int, groups: int, domains: int) -> float:
+    """Rows of the fullest rank over their mean, mean over layers, where it is known which rank holds which expert.
+
+    A balancer's statistics are taken to hold.
+    """
+    routing, found = served.routing, []
+    for layer in _preferred(served):
+        placed = (
+            balanced(layer, ranks, redundant=routing.redundant_experts, groups=groups, nodes=domains)
+            if routing.placement == "balanced"
+            else as_numbered(layer.size, ranks)
+        )
+        rows = placed.rows(layer, ranks)
+        found.append(float(rows.max() / rows.mean()))
+    return sum(found) / len(found)
+
+
+def touched_slots(served: _Served, tokens: float) -> float:
+    """Expected experts of a layer, copies counted one by one, that at least one of `tokens` is routed to."""
+    routing, experts, top_k, skew = served
+    if not routing.redundant_experts and routing.balance not in BY_EXPERT:
         return touched_experts(experts, top_k, skew, tokens)
-    q = chosen(experts, top_k, skew)
-    times = replicate(q, redundant)
-    return float((times * (1 - (1 - q / times) ** tokens)).sum())
+    q = _preferred(served)
+    times = _copies(served)
+    return float((times * (1 - (1 - q / times) ** tokens)).sum() / len(q))
+
+
+@lru_cache(maxsize=64)
+def _copies(served: _Served) -> NDArray[np.int64]:
+    return np.array([replicate(layer, served.routing.redundant_experts) for layer in _preferred(served)])

@@ -118,7 +118,10 @@ def prepare_pass(run: Run, layout: Layout, step: Pass) -> Build:
 def _load(run: Run, s: Shapes) -> ExpertLoad | None:
     if not run.model.num_experts:
         return None
-    skew = read_inference_constants().routing_skew if run.routing.skew is None else run.routing.skew
+    routing = run.routing
+    even = routing.balance == "uniform" and "balance" in routing.model_fields_set  # said, not only the default
+    usual = 0.0 if even else read_inference_constants().routing_skew
+    skew = usual if routing.skew is None else routing.skew
     return served_load(s, run.routing, skew=skew, tokens=s.tokens * data_ranks(s.layout))
 
 

@@ -123,12 +123,12 @@ def _draws(popularity: Array, top_k: int, rows: int, seed: int) -> Array:
     """Rows of each expert in DRAWS layers and micro-batches: an array (draws, experts)."""
     generator = np.random.default_rng(seed + 1)
     layers = popularity[np.arange(DRAWS) % len(popularity)]
-    chosen = np.array([_capped(row, top_k) for row in layers])
+    chosen = np.array([capped(row, top_k) for row in layers])
     drawn = generator.multinomial(rows, chosen / top_k)
     return np.minimum(drawn, rows / top_k)  # chance may not send an expert more rows than there are tokens
 
 
-def _capped(popularity: Array, top_k: int) -> Array:
+def capped(popularity: Array, top_k: int) -> Array:
     """Probability of each expert to be among a token's top-k: at most 1, what exceeds it goes to the others."""
     chosen = popularity * top_k
     while (over := chosen > 1).any():
