@@ -15,14 +15,14 @@ from simulator.graph.operator import Collective
 from simulator.spec.hardware import LEAF_NODES, Hardware
 
 
-def crowding(hardware: Hardware, work: Collective) -> float:
-    """Flows on the fullest uplink of a leaf over the mean of its uplinks, while all ranks do `work`; 1 where paths
-    are chosen by load."""
+def crowding(hardware: Hardware, work: Collective, nodes: float = LEAF_NODES) -> float:
+    """Flows on the fullest uplink of a leaf over the mean of its uplinks, while all ranks of so many of its nodes do
+    `work`; 1 where paths are chosen by load."""
     if hardware.network.routing == "adaptive" or hardware.leaves <= hardware.planes:
         return 1.0
-    ports = min(LEAF_NODES, hardware.nodes) * (hardware.network.nics_per_node or 0) // hardware.planes
+    ports = min(nodes, hardware.nodes) * (hardware.network.nics_per_node or 0) / hardware.planes
     peers = work.group.domains - 1 if work.kind == "all_to_all" else 1
-    return fullest_path(max(1, peers) * ports, uplinks(hardware))
+    return fullest_path(max(1, round(max(1, peers) * ports)), uplinks(hardware))
 
 
 def crossing_share(hardware: Hardware, work: Collective, nodes: float) -> float:

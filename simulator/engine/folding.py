@@ -226,7 +226,7 @@ def collective_transfer(
         if direction.nic is not None:
             wanted[direction.nic] = min(outside * links.ranks_in_node, moving * capacity[direction.nic].bandwidth)
         if direction.upper is not None and above_leaf:
-            crowded = crowding(machine.hardware, work)
+            crowded = crowding(machine.hardware, work, place.in_leaf)
             wanted[direction.upper] = outside * above_leaf * links.ranks_in_node * place.in_leaf * crowded
         if direction.pod is not None and above_pod:
             wanted[direction.pod] = outside * above_pod * links.ranks_in_node * place.in_pod
