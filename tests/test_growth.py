@@ -472,3 +472,18 @@ def test_an_objective_at_the_edge_may_be_out_of_reach(tmp_path: Path) -> None:
 def test_the_page_keeps_what_was_set(moesim: Callable[..., Outcome], tmp_path: Path) -> None:
     moesim("grow", str(written(tmp_path, QUESTION)), "--set", "demand.growth=0.1", "--out", "out")
     assert "# --set demand.growth=0.1" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        (("2026-03", "2026-07"), "gets too small between March 2026 and July 2026"),
+        (("2026-03", "2026-03"), "sure of that month"),
+        (("2026-03", None), "lasts until March 2026 at least"),
+        ((None, None), "no month is too much"),
+    ],
+)
+def test_how_sure_the_month_is(ends: tuple[str | None, str | None], said: str) -> None:
+    from dataclasses import replace
+
+    assert said in words.interval(replace(answer_of(), stops_range=ends)).replace("\u00a0", " ")

@@ -55,10 +55,11 @@ def interval(answer: FleetAnswer) -> str:
     early, late = answer.stops_range
     if early is None:
         return f"We are 90{NBSP}% sure that no month is too much."
-    until = "after the last month" if late is None else f"in {month_name(late)}"
+    if late is None:
+        return f"We are 90{NBSP}% sure that it lasts until {month_name(early)} at least."
     if early == late:
         return f"We are 90{NBSP}% sure of that month."
-    return f"We are 90{NBSP}% sure that it is too small between {month_name(early)} and {until.removeprefix('in ')}."
+    return f"We are 90{NBSP}% sure that it gets too small between {month_name(early)} and {month_name(late)}."
 
 
 def breaks_first(answer: FleetAnswer) -> str:
