@@ -115,6 +115,23 @@ def test_touched_experts_are_those_of_all_checked_tokens() -> None:
     assert 1.2 < speedup(16) < speedup(1) < 1.85
 
 
+def test_published_gains_lie_between_those_of_one_and_of_two_drafted_tokens() -> None:
+    """SGLang's documentation of DeepSeek-V3 on eight H200: 1.8 for one sequence, 1.5 for 32; tokens not stated."""
+
+    def tpot(batch: int, speculative: dict[str, Any] | None) -> float:
+        asked = run(
+            speculative=speculative, model="deepseek-v3", gpus=8, framework="sglang", isl=1000, osl=500,
+            concurrency=batch, batching="static",
+        )  # fmt: skip
+        return serve_work(asked).steady.tpot
+
+    for batch, published in ((1, 1.8), (32, 1.5)):
+        alone = tpot(batch, None)
+        one, two = (alone / tpot(batch, {"tokens": k, "acceptance": a}) for k, a in ((1, 0.85), (2, 0.80)))
+        assert one < published < two
+        assert one > 0.9 * published
+
+
 def test_a_closed_loop_agrees_with_its_simulation() -> None:
     asked = run(speculative=SMALL, concurrency=16, batching="continuous", lengths="uniform_0.8_1", requests=400)
     formula, simulated = (serve_work(asked, closed_form=only).steady for only in (True, False))
