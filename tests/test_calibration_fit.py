@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simulator.calibration.contention import disturbed
-from simulator.calibration.fit import Series, fit_series
+from simulator.calibration.disturbance import disturbed
+from simulator.calibration.fit import fit_series
 from simulator.calibration.holdout import splits
 from simulator.calibration.physics_fit import fit_physics
 from simulator.calibration.priors import priors
+from simulator.calibration.series import Series
 from simulator.errors import CalibrationError
 from simulator.spec.forms import Sheet
 from simulator.spec.forms_index import physics

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.calibration.fit import Series, fit_series
+from simulator.calibration.fit import fit_series
 from simulator.calibration.profile_file import build_profile, write_profile
-from simulator.calibration.series import series_of
+from simulator.calibration.series import Series, series_of
 from simulator.calibration.table import read_table
 from simulator.errors import CalibrationError, CoverageError, SpecError
 from simulator.spec.base import data_root

@@ -13,8 +13,9 @@ from simulator.calibration.holdout import Mask, Split, splits
 from simulator.calibration.physics_fit import fit_physics
 from simulator.calibration.priors import priors
 from simulator.calibration.residual_fit import fit_residual
+from simulator.calibration.series import Series
 from simulator.errors import CalibrationError
-from simulator.spec.forms import COLUMNS, Array, Shape, Sheet
+from simulator.spec.forms import Array, Shape
 from simulator.spec.forms_index import BOUNDED, features, physics
 from simulator.spec.prediction import FittedModel
 from simulator.spec.profile import Z90, HeldOut, Spread
@@ -31,31 +32,6 @@ NEAR = 0.5
 """Octaves beyond which a held-out point says something about growth."""
 UNKNOWN_GROWTH = 0.3
 """90 % error added per octave outside the range where no range could be held out."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """Measured points of one operation in one precision by one kernel, on one device and (collectives) in one group
-    size.
-    """
-
-    op: str
-    dtype: str
-    kernel: str
-    library: str
-    version: str
-    source: str
-    sheet: Sheet
-    shape: Mapping[str, Array]
-    seconds: Array
-    date: str = ""
-    quantised: bool = False
-    copies: bool = False
-
-    @property
-    def group_size(self) -> int:
-        """Ranks of a collective; 1 of a kernel, and of exchanges, whose forms take any."""
-        return int(self.shape["group_size"][0]) if COLUMNS[self.op] == ("bytes", "group_size") else 1
 
 
 @dataclass(frozen=True)

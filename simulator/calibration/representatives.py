@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.calibration.fit import Series
+from simulator.calibration.series import Series
 from simulator.spec.forms_index import BOUNDED, features
 
 if TYPE_CHECKING:

@@ -1,18 +1,45 @@
-"""From a measured table to the series that are fitted one by one."""
+"""Series: measured points that are fitted together, and how a table falls into them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simulator.calibration.fit import Series
 from simulator.spec.formats import FORMATS, sheet_of
-from simulator.spec.forms import COLUMNS, OPERATIONS
+from simulator.spec.forms import COLUMNS, OPERATIONS, Array, Sheet
 from simulator.spec.hardware import Device
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True)
+class Series:
+    """Measured points of one operation in one precision by one kernel, on one device and (collectives) in one group
+    size.
+    """
+
+    op: str
+    dtype: str
+    kernel: str
+    library: str
+    version: str
+    source: str
+    sheet: Sheet
+    shape: Mapping[str, Array]
+    seconds: Array
+    date: str = ""
+    quantised: bool = False
+    copies: bool = False
+
+    @property
+    def group_size(self) -> int:
+        """Ranks of a collective; 1 of a kernel, and of exchanges, whose forms take any."""
+        return int(self.shape["group_size"][0]) if COLUMNS[self.op] == ("bytes", "group_size") else 1
+
 
 _COPYING = ("deepep_ll",)
 """Kernels that send one copy of a token per expert."""

@@ -15,7 +15,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from simulator.calibration.contention import disturbed
+from simulator.calibration.disturbance import disturbed
 from simulator.calibration.table import check_table
 from simulator.errors import CalibrationError
 from simulator.spec.hardware import load_device
@@ -208,7 +208,7 @@ def _lanes(database: Database, gpu: Path, op: str, pattern: str) -> Iterator[pd.
 
 
 def _together(database: Database, files: dict[str, Path], lanes: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
-    """16-bit GEMMs of all frameworks as one table: each calls cuBLAS through torch, so theirs are repeated measurements.
+    """16-bit GEMMs of all frameworks as one table: all call cuBLAS through torch, so they repeat one measurement.
 
     The median of them is free of a machine's bad hours (vLLM's on GB200 are up to 2.5 times slower than the others').
     """
