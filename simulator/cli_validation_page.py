@@ -7,7 +7,7 @@ from pathlib import Path
 
 from simulator import __version__
 from simulator.assembly.items import ITEM_ORDER, style
-from simulator.cli_validation import GROUPINGS, group_scores
+from simulator.cli_validation import group_scores, groupings
 from simulator.report.validation_data import ALL, BEST, Compared, Errors, Part, ReplayedRow, ValidationRecord
 from simulator.spec.base import data_root
 from simulator.validation import Row, Validation
@@ -81,19 +81,20 @@ def _errors(validation: Validation, metric: str) -> list[Errors]:
         total = validation.score(metric, rows)
         if total is None or (kind == BEST and len(best) == len(measured)):
             continue
-        groups = {heading: group_scores(validation, metric, rows, key) for heading, key in _groupings().items()}
+        keys = _groupings(validation)
+        groups = {heading: group_scores(validation, metric, rows, key) for heading, key in keys.items()}
         found.append(Errors(metric, kind, total, groups))
     return found
 
 
-def _groupings() -> Mapping[str, Callable[[Row], str]]:
+def _groupings(validation: Validation) -> Mapping[str, Callable[[Row], str]]:
     more: dict[str, Callable[[Row], str]] = {
         "precision": _precision,
         "kind of model": lambda row: row.arch,
         "framework": _framework,
         "quality": lambda row: row.quality,
     }
-    return GROUPINGS | more
+    return {**groupings(validation), **more}
 
 
 def _precision(row: Row) -> str:

@@ -14,6 +14,7 @@ from simulator.cost.algorithms import TREE_BANDWIDTH, double_tree, hierarchical,
 from simulator.cost.collective import bus_bandwidth, collective_seconds, sent_bytes, timing
 from simulator.cost.machine import Machine, build_machine
 from simulator.errors import SpecError
+from simulator.graph.dispatch import Sending, token_exchange
 from simulator.graph.operator import Collective, CollectiveKind, Group
 from simulator.simulation import training_step
 from simulator.spec.curves import ExchangeCurves
@@ -211,6 +212,21 @@ def test_pods_slow_what_leaves_them() -> None:
 
 
 EXCHANGE = {"us": 10.0, "node_us": 5.0, "link": 0.5, "nic": 0.5, "sm_gb": 0.1, "sm_network_gb": 0.05, "p": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("sending", "reached", "inside", "outside"),
+    [
+        # Two of 16 ranks, drawn evenly: 16 (1 - (15/16)^2) = 31/16 distinct ones, 2 (1 - 1/4) = 3/2 distinct nodes.
+        ("distinct", None, 31 / 16 * 7 / 8, 3 / 2 / 2),
+        ("distinct", 1, 15 / 8 * 7 / 8, 1 / 2),  # all in one node: 8 (1 - (7/8)^2) = 15/8 of its ranks
+        ("copies", None, 2 * 7 / 16, 2 * 8 / 16),
+        ("all", None, 7.0, 8.0),
+    ],
+)
+def test_what_a_token_is_copied_to(sending: Sending, reached: int | None, inside: float, outside: float) -> None:
+    work = token_exchange(NODES, MB, sending=sending, top_k=2, reached_domains=reached)
+    assert (work.bytes, work.network_bytes) == (pytest.approx(inside * MB), pytest.approx(outside * MB))
 
 
 def kernels(**changed: Any) -> Machine:
