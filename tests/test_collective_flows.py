@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import toy
 
 from simulator.cost.algorithms import TREE_BANDWIDTH, Algorithm, Timing, hierarchical, nvls, ring, tree
-from simulator.cost.collective import timing
+from simulator.cost.collective import loaded_bytes, timing
 from simulator.cost.machine import build_machine
 from simulator.engine.collectives import (
     exchange_round,
@@ -71,6 +72,19 @@ def test_switches_that_add_carry_the_buffer_once_each_way(nodes: int, nic: str) 
     assert played(build_fabric(machine), work, "nvls") == pytest.approx(max(ports, nics))
     if nodes == 1 or nics > ports:
         assert nvls(machine, work).transfer == pytest.approx(max(ports, nics))
+
+
+@pytest.mark.parametrize(("group", "stride"), GROUPS)
+@pytest.mark.parametrize("algorithm", ["ring", "tree", "hierarchical"])
+def test_the_load_of_a_port_is_what_is_played_over_it(algorithm: Any, group: Group, stride: int) -> None:
+    """The busiest rank of the rounds sends inside its node, and out of it, what the event engine loads links with."""
+    machine = replace(cluster(), all_reduce=algorithm)
+    work = Collective("all_reduce", GB, group)
+    ranks = place_group(build_fabric(machine), group, stride=stride)
+    sent = np.zeros((2, 64))
+    for r in rounds_of(work, algorithm, ranks):
+        np.add.at(sent, ((r.sources // 8 != r.targets // 8).astype(int), r.sources), r.size * r.times)
+    assert loaded_bytes(machine, work) == (pytest.approx(sent[0].max()), pytest.approx(sent[1].max()))
 
 
 def test_with_an_odd_number_of_nodes_one_ring_step_changes_rail() -> None:

@@ -22,6 +22,7 @@ from simulator.cost.algorithms import (
     pat,
     ring,
     tree,
+    tree_load,
 )
 from simulator.cost.exchange import exchange
 from simulator.cost.machine import Machine
@@ -95,9 +96,24 @@ def bus_bandwidth(machine: Machine, work: Collective) -> float:
     return passes(work) * (ranks - 1) / ranks * work.bytes / timing(machine, work).transfer
 
 
+def loaded_bytes(machine: Machine, work: Collective) -> tuple[float, float]:
+    """Bytes one rank's scale-up port carries each way, and its share of the NICs, by the algorithm chosen."""
+    places, domains = work.group.per_domain, work.group.domains
+    match timing(machine, work).algorithm:
+        case "tree":
+            inside, outside = 2 * (places - 1) / places, tree_load(domains) / places
+        case "nvls":
+            inside, outside = 1 + 1 / places, tree_load(domains) / places
+        case "hierarchical":
+            inside, outside = 2 * (places - 1) / places, 2 * (domains - 1) / domains / places
+        case _:
+            return sent_bytes(work)
+    return inside * work.bytes, outside * work.bytes
+
+
 def sent_bytes(work: Collective) -> tuple[float, float]:
     """Bytes one rank sends for a collective: (over its scale-up link, over the network). Reductions and gathers count
-    as rings, which the others don't exceed."""
+    as rings, whichever algorithm is chosen."""
     group = work.group
     if group.size == 1:
         return 0.0, 0.0

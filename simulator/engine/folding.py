@@ -15,7 +15,7 @@ from math import ceil
 from typing import Literal, NamedTuple
 
 from simulator.cost.annotation import CostedGraph
-from simulator.cost.collective import sent_bytes, transfer_seconds
+from simulator.cost.collective import loaded_bytes, transfer_seconds
 from simulator.cost.machine import Machine
 from simulator.cost.paths import crossing_share, crowding
 from simulator.engine.flows import Load, Transfer
@@ -213,7 +213,7 @@ def collective_transfer(
     work, into = operator.work, source if target is None else target
     assert isinstance(work, Collective)
     machine = min((links.machines[source], links.machines[into]), key=lambda m: m.nic)
-    inside, outside = (moved * operator.calls for moved in sent_bytes(work))
+    inside, outside = (moved * operator.calls for moved in loaded_bytes(machine, work))
     moving = min(seconds, transfer_seconds(machine, work) * operator.calls)
     if not moving:
         return Transfer(operator.name, operator.item, seconds, 0.0, 1.0, ())
