@@ -69,12 +69,13 @@ def training_memory(b: Build) -> list[StageBytes]:
     extra = {layer: live_bytes(b, layer) - stored[layer] for layer in stack.layers}
     cuts = layout.schedule in CUTTING
     late = {layer: deferred_bytes(b, layer) if cuts else 0.0 for layer in stack.layers}
+    portions = [dict(portion) for portion in stack.stages]
     states: dict[tuple[Portion, bool, bool], tuple[float, float, float, float]] = {}
     stages = []
     for stage, portion in enumerate(stack.stages):
         key = (portion, stage == 0, stage == layout.pp - 1)
         if key not in states or parts > 1:
-            states[key] = _states(b, stage, [dict(portion) for portion in stack.stages])
+            states[key] = _states(b, stage, portions)
         held_layers = (*portion, *stack.stages[layout.pp - 1 - stage]) if parts > 1 else portion
         chunks = max(parts, layout.vpp)
         kept = sum([stored[layer] * count for layer, count in held_layers]) / chunks

@@ -164,7 +164,7 @@ def _times(costed: CostedGraph, sums: _Sums) -> tuple[list[_Stage], Times]:
     def passes(what: Pass, row: tuple[Chunk, ...]) -> tuple[tuple[Spent, ...], tuple[float, ...]]:
         found = []
         for chunk in row:
-            send = blocking if sends(pipeline, what, chunk.stage, chunk.index) else 0.0
+            send = blocking if blocking and sends(pipeline, what, chunk.stage, chunk.index) else 0.0
             host = launch / 2 if what in CUT else launch
             key = (chunk.programs, host, send)
             if key not in known:

@@ -110,7 +110,7 @@ WIDE = 40
 
 def _ends(schedule: Schedule, points: Sequence[Times]) -> Seconds:
     """Ends of all tasks: an array (tasks, points)."""
-    if len(points) * schedule.last.size < WIDE:
+    if len(points) * schedule.last.size < WIDE and schedule.released.shape[1] == 1:
         return np.array([_ends_of_one(schedule, times) for times in points]).T
     rows = np.array([_rows(times) for times in points]).T
     durations = rows[_durations(schedule, points[0])]
@@ -132,21 +132,13 @@ def _ends(schedule: Schedule, points: Sequence[Times]) -> Seconds:
 
 
 def _ends_of_one(schedule: Schedule, times: Times) -> list[float]:
-    """The same of one point."""
-    rows, send = _rows(times), times.send
+    """The same of one point whose tasks need one result each."""
+    rows, lags = _rows(times), (0.0, times.send)
     ends = [0.0] * (schedule.stage.size + 1)
-    lags = np.where(schedule.sent, send, 0.0)
-    columns = (schedule.before, schedule.released[:, 0], lags[:, 0], _durations(schedule, times))
-    two = schedule.released.shape[1] == 2
-    also = zip(schedule.released[:, -1].tolist(), lags[:, -1].tolist(), strict=True)
-    for task, (before, released, lag, row) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        ready, now = ends[released] + lag, ends[before]
-        if ready > now:
-            now = ready
-        if two:
-            other, lag = next(also)
-            now = max(now, ends[other] + lag)
-        ends[task] = now + rows[row]
+    columns = (schedule.before, schedule.released[:, 0], schedule.sent[:, 0], _durations(schedule, times))
+    for task, (before, released, sent, row) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        ready, now = ends[released] + lags[sent], ends[before]
+        ends[task] = (ready if ready > now else now) + rows[row]
     return ends[:-1]
 
 

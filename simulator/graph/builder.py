@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from simulator.graph import parameters_held as held
-from simulator.graph.graph import Chunk, OperatorGraph, Phase, Pipeline, Program, StageEnd
-from simulator.graph.layers import Layer, Stack, stack_of
+from simulator.graph.graph import Chunk, Chunks, OperatorGraph, Phase, Pipeline, Program, StageEnd
+from simulator.graph.layers import Layer, Portion, Stack, stack_of
 from simulator.graph.moe import ExpertLoad, expert_load
 from simulator.graph.operator import Collective, CollectiveKind, Group, HostTransfer, Operator, Traffic
 from simulator.graph.order import CUTTING, Pass, position
@@ -75,15 +75,7 @@ def build_graph(b: Build) -> OperatorGraph:
     stack = stack_of(run.model, layout.pp, layout.vpp, run.defaults.pads_uneven_pipeline)
     programs = programs_of(rank_of(b), stack.layers)
     parts = layout.parts_held
-    tables = {
-        what: tuple(
-            [
-                tuple([_chunk(b, stack, (stage, index), what, by_layer) for index in range(max(parts, layout.vpp))])
-                for stage in range(layout.pp)
-            ]
-        )
-        for what, by_layer in programs.by_pass.items()
-    }
+    tables = {what: _chunks(b, stack, what, by_layer) for what, by_layer in programs.by_pass.items()}
     return OperatorGraph(
         pipeline=Pipeline(
             stages=layout.pp,
@@ -106,20 +98,26 @@ def build_graph(b: Build) -> OperatorGraph:
     )
 
 
-def _chunk(
-    b: Build, stack: Stack, where: tuple[int, int], what: Pass, by_layer: Mapping[Layer | str, Program]
-) -> Chunk:
-    """What a pass runs of the chunk at (stage, index)."""
-    stage, index = where
+def _chunks(b: Build, stack: Stack, what: Pass, by_layer: Mapping[Layer | str, Program]) -> Chunks:
+    """What a pass runs of every chunk of every stage. Chunks that hold the same share their programs."""
     layout = b.layout
-    place = position(layout.schedule, stage, index, layout.pp)
-    runs = [(by_layer[layer], count) for layer, count in stack.chunks[place % layout.pp][place // layout.pp]]
-    if place == 0:
-        runs.insert(0, (by_layer["embedding"], 1))
-    if place == layout.pp * layout.vpp - 1:
-        runs.append((by_layer["head"], 1))
-    phase: Phase = "forward" if what.goes_forward else "backward"
-    return Chunk(stage, index, phase, tuple(runs if what.goes_forward else reversed(runs)))
+    forward, last = what.goes_forward, layout.pp * layout.vpp - 1
+    phase: Phase = "forward" if forward else "backward"
+    known: dict[tuple[Portion, bool, bool], tuple[tuple[Program, int], ...]] = {}
+    rows = []
+    for stage in range(layout.pp):
+        row = []
+        for index in range(max(layout.parts_held, layout.vpp)):
+            place = position(layout.schedule, stage, index, layout.pp)
+            portion = stack.chunks[place % layout.pp][place // layout.pp]
+            key = (portion, place == 0, place == last)
+            if key not in known:
+                runs = [(by_layer[layer], count) for layer, count in portion]
+                first, end = [(by_layer["embedding"], 1)] * key[1], [(by_layer["head"], 1)] * key[2]
+                known[key] = (*first, *runs, *end) if forward else (*end, *reversed(runs), *first)
+            row.append(Chunk(stage, index, phase, known[key]))
+        rows.append(tuple(row))
+    return tuple(rows)
 
 
 def rank_of(b: Build) -> Rank:
@@ -161,14 +159,17 @@ def pipeline_send(b: Build) -> Operator | None:
 
 
 def _stage_ends(b: Build, stack: Stack) -> tuple[StageEnd, ...]:
-    """The ends of all stages; stages that hold as many parameters share one."""
-    known: dict[tuple[float, float], StageEnd] = {}
+    """The ends of all stages; stages that hold the same share one."""
+    last = b.layout.pp - 1
+    portions = [dict(portion) for portion in stack.stages]
+    known: dict[tuple[Portion, Portion, bool, bool], StageEnd] = {}
     ends = []
-    for stage in range(b.layout.pp):
-        count = held.rank_held(b.run.model, b.layout, [dict(portion) for portion in stack.stages], stage)
-        if count not in known:
-            known[count] = _stage_end(b, *count)
-        ends.append(known[count])
+    for stage, portion in enumerate(stack.stages):
+        mirrored = stack.stages[last - stage] if b.layout.parts_held > 1 else portion
+        key = (portion, mirrored, stage == 0, stage == last)
+        if key not in known:
+            known[key] = _stage_end(b, *held.rank_held(b.run.model, b.layout, portions, stage))
+        ends.append(known[key])
     return tuple(ends)
 
 
