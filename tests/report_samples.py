@@ -1,10 +1,12 @@
-"""Invented results that add up, for the tests of the report: one ordinary run and the odd ones."""
+"""Results for the tests of the report: invented ones that add up, ordinary and odd, and real ones with their links."""
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
+from simulator import read_run, simulate
 from simulator.result import (
     Assumption,
     BasisRow,
@@ -34,6 +36,7 @@ from simulator.result import (
     Timeline,
     Traffic,
 )
+from simulator.spec.base import data_root
 
 # One layer forward: stream, operator, colour, milliseconds, key of the breakdown. Backward takes twice as long.
 LAYER = (
@@ -499,6 +502,21 @@ def all_datasheet() -> Result:
 
 
 HOSTILE = "<script>alert('x')</script>&\"" + "long name " * 18
+
+
+@cache
+def played(run: str = "mixtral-8x7b-64xh100", *overrides: str) -> Result:
+    """A shipped run as the event engine plays it, with the links it was played on."""
+    return simulate(read_run(data_root() / f"workloads/runs/{run}.yaml", overrides), engine="events")
+
+
+PODS = (
+    "hardware.gpus=1024",
+    "training.global_batch=4096",
+    "parallelism.vpp=4",
+    "hardware.network={extends: ib-ndr400-rail, oversubscription: 2, pods: {nodes: 64, oversubscription: 7}}",
+    "hardware.faults=[{node: 2, port: 0, left: 0}, {gpu: 13, speed: 0.9}]",
+)
 
 
 def hostile() -> Result:

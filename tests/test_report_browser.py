@@ -46,6 +46,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "huge": lambda: render_run(samples.huge()),
     "all_datasheet": lambda: render_run(samples.all_datasheet()),
     "hostile": lambda: render_run(samples.hostile()),
+    "links": lambda: render_run(samples.played("mixtral-8x7b-64xh100", *samples.PODS)),
+    "torus": lambda: render_run(samples.played("glam-64b-64e-1024xtpuv4")),
     "inference": lambda: render_run(samples.inference()),
     "serving": lambda: render_run(samples.serving()),
     "infeasible": lambda: render_run(samples.infeasible()),

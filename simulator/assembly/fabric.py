@@ -65,6 +65,7 @@ def _loads(
     links: FoldedLinks, moved: Sequence[float], timeline: StepTimeline, drawn: tuple[int, ...]
 ) -> list[LinkLoad]:
     played = {use.link.name: use for use in timeline.links}
+    # A transfer counts evenly over its time; where it was faster and slower in it, columns can exceed what a link carries.
     rows = []
     for link, carried in zip(links.links, moved, strict=True):
         use = played.get(link.name)
@@ -80,7 +81,7 @@ def _loads(
                     bytes=amount,
                     utilisation=amount / link.bandwidth / timeline.duration,
                     full_s=None if use is None else use.full_seconds,
-                    load=[] if use is None else [round(share, DIGITS) for share in use.load],
+                    load=[] if use is None else [round(min(1.0, share), DIGITS) for share in use.load],
                 )
             )
     return rows
