@@ -65,7 +65,7 @@ def _loads(
     links: FoldedLinks, moved: Sequence[float], timeline: StepTimeline, drawn: tuple[int, ...]
 ) -> list[LinkLoad]:
     played = {use.link.name: use for use in timeline.links}
-    # A transfer counts evenly over its time; where it was faster and slower in it, columns can exceed what a link carries.
+    # A transfer counts evenly over its time: where it was faster and slower, a column can exceed what its link carries.
     rows = []
     for link, carried in zip(links.links, moved, strict=True):
         use = played.get(link.name)
