@@ -265,6 +265,7 @@ def random_step(data: st.DataObject) -> CostedGraph:
             "schedule": schedule,
         },
         execution=overlaps,
+        routing=one_of({}, {"balance": "zipf", "skew": 0.8, "capacity_factor": 1.5}),
     )
     try:
         return toy.costed(run)[1]
