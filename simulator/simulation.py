@@ -69,7 +69,7 @@ def training_steps(runs: Sequence[Run], engine: Engine = "fast") -> list[Step | 
             run.hardware.device.compute_precision(b.shapes.precision)
             ready[number] = b, memory
         except SimulatorError as error:
-            outcomes.append(error)
+            outcomes.append(error.with_traceback(None))  # the frames hold all runs, and the error itself: a cycle
     steps = dict(zip(ready, _timed_or_refused(list(ready.values()), engine), strict=True))
     refused = iter(outcomes)
     return [steps[number] if number in steps else next(refused) for number in range(len(runs))]
@@ -110,7 +110,7 @@ def _timed_or_refused(parts: Sequence[tuple[Build, list[StageBytes]]], engine: E
         return list(_timed(parts, engine))
     except SimulatorError as error:
         if len(parts) == 1:
-            return [error]
+            return [error.with_traceback(None)]
         half = len(parts) // 2
         return _timed_or_refused(parts[:half], engine) + _timed_or_refused(parts[half:], engine)
 

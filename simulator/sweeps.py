@@ -203,7 +203,7 @@ def _batch_outcome(run: Run) -> Outcome | SimulatorError:
     try:
         batch = inference_batch(run, advise=False, closed_form=True)
     except (InfeasibleError, SpecError) as error:
-        return error
+        return error.with_traceback(None)
     metrics = inference_metrics(batch, batch_figures(batch))
     return Outcome({key: number for key, number in metrics.items() if key not in REPEATED}, batch.token)
 
