@@ -124,6 +124,28 @@ def test_an_instance_is_cut_by_attention_and_by_experts(split: dict[str, int], t
     assert (run.parallelism.tp, run.parallelism.etp) == (tp, etp)
 
 
+@pytest.mark.parametrize(
+    ("dispatcher", "kind", "kernel", "tokens"),
+    [
+        ("allgather", "all_gather", "nccl", 8),  # nccl-tests' bytes: those of all ranks
+        ("deepep", "all_to_all", "deepep_ll", 2 * 7 / 8),  # a copy for each of two experts, of which 7 in 8 are remote
+        ("alltoall", "all_to_all", "two_sided", 8 * (1 - (7 / 8) ** 2) * 7 / 8),  # one for each distinct rank
+    ],
+)
+def test_a_dispatcher_sends_the_tokens_of_attention_ranks_to_their_experts(
+    dispatcher: str, kind: str, kernel: str, tokens: float
+) -> None:
+    """Eight ranks of one sequence each; two of eight experts a token."""
+    split = {"tp": 8, "ep": 8, "dp_attention": 8}
+    b = prepared("decode", gpus=8, model=toy.MOE_MODEL, parallelism=split, execution={"moe_dispatcher": dispatcher})
+    dispatch, combine = layer(b)["dispatch"].work, layer(b)["combine"].work
+    assert isinstance(dispatch, Collective)
+    assert isinstance(combine, Collective)
+    assert (dispatch.kind, dispatch.kernel) == (kind, kernel)
+    assert dispatch.bytes == combine.bytes == pytest.approx(tokens * HIDDEN * 2)
+    assert (dispatch.combines, combine.combines) == (False, kind == "all_to_all")
+
+
 def test_attention_ranks_that_do_not_divide_an_instance_are_refused() -> None:
     with pytest.raises(InfeasibleError) as caught:
         serving_split(toy.inference(gpus=8, parallelism={"tp": 8, "dp_attention": 3}))

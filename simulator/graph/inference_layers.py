@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from simulator.graph.dispatch import token_exchange
 from simulator.graph.moe import ExpertLoad
 from simulator.graph.operator import Attention, Collective, Experts, Gemm, Item, Operator, Traffic
 from simulator.graph.parallel import Layout
@@ -32,6 +33,8 @@ ROW_INDEX_BYTES = 12.0
 """Per row, to bring rows into the order of experts."""
 FINALIZE_BYTES = 4.0
 """Per row and hidden element of the weighted sum of a token's experts."""
+LOW_LATENCY_TOKENS = 128
+"""Most tokens a rank sends at once through DeepEP's low-latency kernels (num_max_dispatch_tokens_per_rank, README)."""
 
 
 class Widths(NamedTuple):
@@ -254,7 +257,8 @@ def expert_ffn(
     shared = model.shared_expert_intermediate_size
     if shared:
         parts += dense_ffn(s, widths.dense, shared, gated=model.expert_gated_ffn, split=layout.tp, name="shared expert")
-    return [*_spread(s, "dispatch", "all_gather"), *parts, *_spread(s, "combine", "reduce_scatter")]
+    dispatched = element_bytes(compute)
+    return [*_exchange(s, "dispatch", dispatched), *parts, *_exchange(s, "combine", ACTIVATION_BYTES)]
 
 
 def _whole_experts(s: Shapes, widths: tuple[str, str], skew: float, kernels: list[Operator]) -> Operator:
@@ -276,13 +280,29 @@ def _whole_experts(s: Shapes, widths: tuple[str, str], skew: float, kernels: lis
     return Operator("experts", "expert_gemm", work)
 
 
-def _spread(s: Shapes, name: str, kind: str) -> list[Operator]:
-    """Data-parallel attention ranks gather their tokens before the experts and scatter the sums after them."""
-    ranks = data_ranks(s.layout)
+def _exchange(s: Shapes, name: str, element: float) -> list[Operator]:
+    """Tokens of data-parallel attention ranks on their way to the experts and back, `element` bytes each number.
+
+    They are gathered whole and scattered, or sent where their experts are, as the engine's dispatcher does it; DeepEP
+    has kernels of low latency for steps of few tokens.
+    """
+    ranks, dispatcher, combines = data_ranks(s.layout), s.layout.settings.dispatcher, name == "combine"
     if ranks == 1:
         return []
-    size = s.tokens * ranks * s.model.hidden_size * ACTIVATION_BYTES
-    work = Collective(kind, size, s.layout.group(ranks, s.layout.tp))  # type: ignore[arg-type]
+    group, size = s.layout.group(ranks, s.layout.tp), s.tokens * s.model.hidden_size * element
+    if dispatcher == "allgather":
+        work = Collective("reduce_scatter" if combines else "all_gather", size * ranks, group)
+        return [Operator(name, "all_to_all", work)]
+    fast = dispatcher == "deepep" and s.tokens <= LOW_LATENCY_TOKENS
+    work = token_exchange(
+        group,
+        size,
+        sending="copies" if fast else "distinct",
+        top_k=s.model.num_experts_per_tok or 1,
+        reached_domains=None if fast else s.model.topk_group,
+        kernel="two_sided" if dispatcher == "alltoall" else "deepep_ll" if fast else "deepep",
+        combines=combines,
+    )
     return [Operator(name, "all_to_all", work)]
 
 
