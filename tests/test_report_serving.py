@@ -141,3 +141,10 @@ def test_the_section_stands_in_the_page_of_a_serving_run_alone() -> None:
 )
 def test_the_verdict_says_whom_it_serves(run: dict[str, object], words: str) -> None:
     assert words in plain(verdict(samples.serving().model_copy(update={"run": run})).sentence)
+
+
+def test_where_drafts_are_checked_times_are_those_of_a_token() -> None:
+    result = samples.serving()
+    drafting = result.model_copy(update={"run": {"inference": {"concurrency": 64, "speculative": {"tokens": 1}}}})
+    assert "of the 20.8 ms output token" in plain(Page(render_run(drafting)).text["time"])
+    assert "of the 20.8 ms decode step" in plain(Page(render_run(result)).text["time"])

@@ -89,8 +89,14 @@ def total_seconds(result: Result) -> float:
 
 
 def work_unit(result: Result) -> str:
-    """What the breakdown, the operators, the links and the levers are measured over."""
-    return "step" if result.kind == "training" else "decode step"
+    """What the breakdown, the operators, the links and the levers are measured over.
+
+    Where drafted tokens are checked a step yields several tokens, and times are those of one.
+    """
+    if result.kind == "training":
+        return "step"
+    work = result.run.get("inference")
+    return "output token" if isinstance(work, dict) and "speculative" in work else "decode step"
 
 
 def chip(result: Result) -> str:

@@ -195,7 +195,9 @@ def _sources(result: Result) -> dict[str, Any]:
         "assumption_sources": assumption_sources(result),
         "basis_table": basis_table(result),
         "labels": labels_table(),
-        "not_modelled": numbers.listing(result.not_modelled) if result.not_modelled else "",
+        "not_modelled": numbers.sentence(numbers.listing(map(numbers.inside, result.not_modelled)))
+        if result.not_modelled
+        else "",
     }
 
 

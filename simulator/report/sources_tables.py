@@ -58,7 +58,7 @@ def sources_finding(result: Result) -> str:
         return "No record was kept of what the figures rest on."
     unit = work_unit(result)
     timed = sum(r.share_of_step for r in result.basis if r.basis in ("measured", "interpolated"))
-    lead = f"{numbers.round_share(timed)} of the {unit} rests on timings of this very device"
+    lead = f"{numbers.sentence(numbers.round_share(timed))} of the {unit} rests on timings of this very device"
     if timed == 0:
         lead = f"Nothing of the {unit} rests on timings of this very device"
     weak = [r for r in result.basis if r.basis in WEAK]
