@@ -8,12 +8,13 @@ import pytest
 import report_samples as samples
 from report_html import Page
 
+from simulator.report.energy_chart import energy_finding
 from simulator.report.page import render_run
 from simulator.report.serving_curves import curves_chart
 from simulator.report.serving_load import lives_chart, load_chart
 from simulator.report.serving_section import figures_table, latency_table, serving_finding
 from simulator.report.verdict import verdict
-from simulator.result import Latency, Requests
+from simulator.result import Energy, Latency, Requests
 
 
 def plain(text: str) -> str:
@@ -148,3 +149,14 @@ def test_where_drafts_are_checked_times_are_those_of_a_token() -> None:
     drafting = result.model_copy(update={"run": {"inference": {"concurrency": 64, "speculative": {"tokens": 1}}}})
     assert "of the 20.8 ms output token" in plain(Page(render_run(drafting)).text["time"])
     assert "of the 20.8 ms decode step" in plain(Page(render_run(result)).text["time"])
+
+
+def test_the_energy_of_inference_is_told_by_the_million_tokens() -> None:
+    """GPUs draw 40 J for a batch at half a joule a token: 80 tokens, for which the meter counts 60 J."""
+    parts = {"compute": 10.0, "memory": 10.0, "network": 5.0, "static": 20.0, "facility": 15.0}
+    energy = Energy(**{name: samples.near(value) for name, value in parts.items()})
+    known = {"energy_j": energy, "joules_per_output_token": samples.near(0.5), "energy_total_j": samples.near(60.0)}
+    result = samples.serving().model_copy(update={**known, "carbon_kg": None})
+    assert plain(energy_finding(result)) == "A million output tokens cost $1.07 and draw 208 Wh at the meter."
+    unpaid = result.model_copy(update={"usd_per_million_output_tokens": None, "carbon_kg": samples.near(0.00008)})
+    assert plain(energy_finding(unpaid)) == "A million output tokens draw 208 Wh at the meter and emit 1.00 kg CO₂e."

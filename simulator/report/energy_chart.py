@@ -81,8 +81,10 @@ def rates_table(result: Result) -> Table | None:
 
 
 def energy_finding(result: Result) -> str:
-    """What the run costs, what part of the bill is largest, what it draws and emits."""
-    parts = []
+    """What the run costs, what part of the bill is largest, what it draws and emits; of inference, a million tokens."""
+    parts: list[str] = _of_a_million(result)
+    if parts:
+        return f"A million output tokens {numbers.listing(parts)}."
     if result.cost_usd is not None:
         parts.append(f"The bill is {numbers.dollars([result.cost_usd.value]).text(result.cost_usd.value)}")
         paid = counted(result)
@@ -102,6 +104,24 @@ def energy_finding(result: Result) -> str:
         return "Energy and money were not asked for."
     sentence = "; ".join(parts)
     return sentence[0].upper() + sentence[1:] + "."
+
+
+def _of_a_million(result: Result) -> list[str]:
+    """What a million output tokens cost, draw and emit; nothing where tokens of a batch can't be told."""
+    energy, each, meter = result.energy_j, result.joules_per_output_token, result.energy_total_j
+    if energy is None or each is None or meter is None or not each.value:
+        return []
+    batch = (energy.compute.value + energy.memory.value + energy.static.value) / each.value
+    parts = [("draw {} at the meter", meter, numbers.watt_hours), ("emit {}", result.carbon_kg, numbers.kilograms)]
+    million = [
+        words.format(scale([n.value * 1e6 / batch]).text(n.value * 1e6 / batch))
+        for words, n, scale in parts
+        if n is not None
+    ]
+    price = result.usd_per_million_output_tokens
+    if price is not None:
+        million.insert(0, f"cost {numbers.dollars([price.value]).text(price.value)}")
+    return million
 
 
 def per_token_line(result: Result) -> str:
