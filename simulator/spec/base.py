@@ -169,6 +169,8 @@ def _is_tag(part: str) -> bool:
 def _fields_at(kind: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     """Field names valid at `path` below `kind`."""
     for part in path:
+        if part.isdigit():  # of a list of records
+            continue
         field = kind.model_fields.get(part)
         inner = next(models_in(field.annotation), None) if field else None
         if inner is None:
