@@ -180,17 +180,6 @@ def test_power_and_the_clock_under_load_stand_in_table_and_page(report: SessionR
     assert "Windows of a second" in html
 
 
-def test_the_same_measurements_are_fitted_the_same_after_a_restart(
-    report: SessionReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = (report.folder / "h100-sxm.yaml").read_bytes()
-    monkeypatch.setattr(session, "open_device", lambda _: Replay())
-    monkeypatch.setattr(kernels, "cases", lambda plan, dtype: [*recorded_cases(), *lawful_cases()])
-    monkeypatch.setattr(power, "PowerMeter", meter)
-    calibrate("cuda:0", report.folder, minutes=1e-6, ranks=())
-    assert (report.folder / "h100-sxm.yaml").read_bytes() == before
-
-
 def live(**columns: Any) -> dict[str, Any]:
     return {"device": "x", "dtype": "bf16", "source": "x", "latency_s": 1e-3, "group_size": 1, **columns}
 

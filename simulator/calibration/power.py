@@ -101,7 +101,12 @@ def measure_power(
 
 
 def measure_sustained(device: CudaDevice, case: Case, once: float, journal: Journal) -> None:
-    """Note windows of one operator run without a pause: how far clock and rate fall under load."""
+    """Note windows of one operator run without a pause: how far clock and rate fall under load.
+
+    Raises CalibrationError where power can't be read.
+    """
+    if "sustained|0" in journal.notes:
+        return
     meter, run = PowerMeter(device), case.build(device)
     for place in range(SUSTAINED_WINDOWS):
         journal.note(f"sustained|{place}", asdict(meter.window(run, once)))

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from simulator.calibration.journal import Journal, read_trials
 from simulator.calibration.protocol import Measured, Progress, estimate, measure
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from simulator.calibration.calibration import CalibrationReport
+    from simulator.calibration.cuda import CudaDevice
     from simulator.calibration.kernels import Plan
     from simulator.calibration.kernels_device import DeviceInfo, TorchDevice
     from simulator.calibration.prices import Prices
@@ -57,7 +58,7 @@ class SessionReport:
             f"{len(m.points)} points in {m.rounds} rounds, {m.settled} settled; {len(m.unstable)} unstable refused, "
             f"{len(m.skipped)} skipped",
             *(f"  refused {p.case.key}: smallest trials {p.spread:.0%} apart" for p in m.unstable),
-            *(f"  skipped {key}: {reason}" for key, reason in m.skipped.items()),
+            *_skipped(m.skipped),
             *self.remarks,
             "error of points held out, by operator (n):",
             *(f"  {name}: {family.relative_error:.1%} ({family.points})" for name, family in errors),
@@ -71,6 +72,16 @@ class SessionReport:
         from simulator.calibration.report_data import measured_here
 
         return measured_here(self)
+
+
+def _skipped(reasons: Mapping[str, str]) -> list[str]:
+    """A line a reason, with the point, or the first of several."""
+    lines = []
+    for reason in dict.fromkeys(reasons.values()):
+        keys = [key for key, mine in reasons.items() if mine == reason]
+        points = keys[0] if len(keys) == 1 else f"{len(keys)} points such as {keys[0]}"
+        lines.append(f"  skipped {points}: {reason}")
+    return lines
 
 
 def open_device(name: str) -> TorchDevice:
@@ -160,12 +171,13 @@ def _power(device: TorchDevice, measured: Measured, journal: Journal, *, seconds
         return ()
     from simulator.calibration.power import measure_power, measure_sustained
 
+    gpu = cast("CudaDevice", device)
     ordered = sorted(measured.points, key=lambda point: -point.seconds)
-    largest = max((p for p in ordered if p.case.op == "gemm"), key=lambda p: p.seconds)
     try:
-        measure_sustained(device, largest.case, largest.seconds, journal)  # type: ignore[arg-type]
+        for largest in [point for point in ordered if point.case.op == "gemm"][:1]:
+            measure_sustained(gpu, largest.case, largest.seconds, journal)
         timed = [(p.case, p.seconds) for p in ordered if p.case.clock == "device"]
-        measure_power(device, timed, journal, seconds=seconds)  # type: ignore[arg-type]
+        measure_power(gpu, timed, journal, seconds=seconds)
     except CalibrationError as error:
         return (f"power was not measured: {error}",)
     return ()
