@@ -173,8 +173,9 @@ def _power(device: TorchDevice, measured: Measured, journal: Journal, *, seconds
 
     gpu = cast("CudaDevice", device)
     ordered = sorted(measured.points, key=lambda point: -point.seconds)
+    largest = next((point for point in ordered if point.case.op == "gemm"), None)
     try:
-        for largest in [point for point in ordered if point.case.op == "gemm"][:1]:
+        if largest is not None:
             measure_sustained(gpu, largest.case, largest.seconds, journal)
         timed = [(p.case, p.seconds) for p in ordered if p.case.clock == "device"]
         measure_power(gpu, timed, journal, seconds=seconds)
