@@ -31,7 +31,7 @@ def simulate_beside(run: Run, other: Run) -> Result:
     steps = [_alone(one, part) for one, part in zip((run, other), parts, strict=True)]
     jobs = [Job(s.build.run.name, s.costed, s.timeline, part) for s, part in zip(steps, parts, strict=True)]
     mine, theirs = play_beside(*jobs), play_beside(*reversed(jobs))
-    result = assemble_training(replace(steps[0], timeline=mine.beside, healthy=None))
+    result = assemble_training(replace(steps[0], timeline=mine.beside))
     provenance = result.provenance.model_copy(update={"seconds_to_simulate": time.perf_counter() - start})
     update = {
         "beside": _compared(other.name, mine, theirs),
@@ -45,6 +45,11 @@ def _check(run: Run, other: Run) -> None:
     for one in (run, other):
         if one.kind != "training":
             raise SpecError(f"{one.name} is of kind {one.kind}; two training runs can share a fabric", path="kind")
+        if one.hardware.faults or one.hardware.stragglers:
+            raise SpecError(
+                f"{one.name} states faults or stragglers, which are not played beside another job",
+                path="hardware.faults" if one.hardware.faults else "hardware.stragglers",
+            )
         if one.execution.communication_sms is not None:
             raise SpecError(
                 f"{one.name} states SMs for communication, which are not played beside another job",

@@ -133,6 +133,17 @@ def test_a_neighbour_gives_the_same_every_time() -> None:
             "hardware.network: theirs has no leaf switches of one tree to share with another job",
         ),
         (
+            {
+                "hardware": {
+                    "device": toy.DEVICE,
+                    "gpus": 512,
+                    "network": {**toy.NETWORK, "oversubscription": 8.0},
+                    "faults": [{"gpu": 0, "speed": 0.5}],
+                }
+            },
+            "hardware.faults: theirs states faults or stragglers, which are not played beside another job",
+        ),
+        (
             {"execution": {"communication_sms": 4}},
             "execution.communication_sms: theirs states SMs for communication, which are not played beside another job",
         ),
