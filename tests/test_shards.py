@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +121,50 @@ def test_workers_that_keep_dying_end_the_work_but_not_what_is_done(tmp_path: Pat
         finish(dying, JOBS, store, workers=Workers(2))
     assert sum(mark.exists() for mark in _MARKS) in (4, 5)  # both processes may be in the shard's way
     assert "points-00001" not in store.frames
+
+
+PARENT = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
+from test_shards import JOBS, lasting
+from simulator.shards.store import open_store
+from simulator.shards.work import Job, Workers, finish
+finish(lasting, {{name: Job((sys.argv[1], job.data), 1) for name, job in JOBS.items()}},
+       open_store(Path(sys.argv[1]), {{}}, resume=False), workers=Workers(2))
+"""
+
+
+def lasting(job: tuple[str, int]) -> pd.DataFrame:
+    """Leaves its process's number in a folder and takes a minute, but for the first two shards."""
+    folder, number = job
+    Path(folder, f"by-{os.getpid()}").touch()
+    time.sleep(60 if number > 1 else 0)
+    return numbers(number)
+
+
+def test_workers_end_with_the_process_that_was_killed(tmp_path: Path) -> None:
+    tests = Path(__file__).resolve().parent
+    code = PARENT.format(root=str(tests.parent), tests=str(tests))
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as parent:
+        end = time.monotonic() + 60
+        while len(list(tmp_path.glob("by-*"))) < 2 and time.monotonic() < end:
+            time.sleep(0.02)
+        parent.kill()
+    workers = [int(file.name.removeprefix("by-")) for file in tmp_path.glob("by-*")]
+    assert len(workers) == 2
+    end = time.monotonic() + 20
+    while any(map(alive, workers)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(map(alive, workers))
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs, and does not only wait to be buried."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
 
 
 def test_an_unreachable_scheduler_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,13 @@ however many workers there were and however often the work was interrupted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import parent_process
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from simulator.errors import SimulatorError
@@ -81,7 +84,7 @@ def _done(do: Do, waiting: dict[str, Any], workers: Workers) -> Iterator[tuple[s
 
 def _by_processes(do: Do, waiting: dict[str, Any], processes: int) -> Iterator[tuple[str, pandas.DataFrame]]:
     for _ in range(MOST_DEATHS + 1):
-        with ProcessPoolExecutor(min(processes, len(waiting))) as pool:
+        with ProcessPoolExecutor(min(processes, len(waiting)), initializer=_end_with_parent) as pool:
             names = {pool.submit(do, data): name for name, data in waiting.items()}
             try:
                 for future in as_completed(list(names)):
@@ -95,3 +98,15 @@ def _by_processes(do: Do, waiting: dict[str, Any], processes: int) -> Iterator[t
                 raise
         return
     raise SimulatorError(f"worker processes died {MOST_DEATHS + 1} times (out of memory?); use fewer with --workers")
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the process that started it is killed, which would leave it waiting for work forever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
