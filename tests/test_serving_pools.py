@@ -20,8 +20,10 @@ from simulator.serving.requests import Request, arrival_times, open_loop
 from simulator.serving.served import serve_requests
 from simulator.serving.simulation import Outcome, serve
 from simulator.simulation import simulate
+from simulator.spec.base import data_root
 from simulator.spec.run import Run, run_from_mapping
 from simulator.spec.serving import Serving
+from simulator.sweeps import evaluate, read_sweep
 from simulator.units import US
 
 SECOND_PER_TOKEN = CacheShape(1e6, 0.0)
@@ -209,6 +211,17 @@ def test_the_result_counts_all_gpus_and_shows_both_pools() -> None:
     assert all_tokens is not None
     assert answers is not None
     assert 2000 * paid.value + 100 * answers.value == pytest.approx(2100 * all_tokens.value)
+
+
+def test_a_sweep_over_splits_finds_what_each_sustains() -> None:
+    """Two GPUs that read prompts of 4,000 tokens can't keep up with four a second; six can."""
+    sweep = read_sweep(data_root() / "workloads/sweeps/disaggregated-split.yaml")
+    assert sweep.size == 40
+    frame = evaluate(sweep)
+    asked = frame[(frame["inference.request_rate"] == 4) & (frame["inference.isl"] == 4000)]
+    fits = dict(zip(asked["serving.disaggregated"].str[:22], asked["status"], strict=True))
+    assert fits['{"prefill": {"gpus": 2'] == "infeasible"
+    assert fits['{"prefill": {"gpus": 6'] == "ok"
 
 
 def test_what_is_refused() -> None:

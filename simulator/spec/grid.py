@@ -68,7 +68,7 @@ class Grid:
             raise document.error(f"unknown key '{name[:200]}'.{nearest(name, known)}", place)
         if dot and not list(models_in(Run.model_fields[name].annotation)):
             raise document.error(f"{name} is no block, so {path} can't be set", place)
-        if name in ("training", "inference") and name != self.base.kind:
+        if name in ("training", "inference") and name != self.base.needed:
             raise document.error(f"the run is of kind {self.base.kind} and has no block '{name}'", place)
 
     def run(self, numbers: Sequence[int]) -> Run | SpecError:
