@@ -25,10 +25,13 @@ AIMS = (
     ("gemm", ("bf16",), "new (n, k)", 0.05),
     ("gemm", ("fp8",), "new (n, k)", 0.06),
     ("gemm", ("bf16",), "beyond", 0.12),
+    ("gemm", ("fp8",), "beyond", 0.12),
     ("moe", None, "new token counts", 0.06),
     ("moe", None, "new models", 0.15),
     ("prefill", None, "new head shapes", 0.06),
     ("decode", None, "new head shapes", 0.06),
+    ("mla_prefill", None, "new head shapes", 0.06),
+    ("mla_decode", None, "new head shapes", 0.06),
     ("nccl", None, "new sizes", 0.06),
 )
 
