@@ -30,8 +30,9 @@ from simulator.units import US
 
 NODES_PER_OCTAVE = 4
 """Of a table beyond its first octaves, where every whole number is a node."""
-REFERENCE_KEYS = 2.0**20
-"""Keys at which the time of a decode core per key is taken; it is linear in them."""
+REFERENCE_KEYS, REFERENCE_ROWS = 2.0**20, 64.0
+"""Keys, and sequences that share them, at which the time of a decode core per key is taken. Curves are linear in both;
+measured kernels are asked where they were measured."""
 
 
 class Table:
@@ -116,12 +117,14 @@ class StepCost:
     @cached_property
     def _own_key_s(self) -> float:
         open_layers = {layer: n for layer, n in self._counts.items() if layer.window is None}
-        return self._core(open_layers, 1.0, REFERENCE_KEYS) / REFERENCE_KEYS
+        return self._core(open_layers, REFERENCE_ROWS, REFERENCE_KEYS / REFERENCE_ROWS) / REFERENCE_KEYS
 
     def window_keys_s(self, context: float) -> float:
         """Seconds of one sequence's attention in layers with a sliding window, at that context."""
         return sum(
-            self._core({layer: n}, 1.0, REFERENCE_KEYS, window=False) / REFERENCE_KEYS * min(context, layer.window)
+            self._core({layer: n}, REFERENCE_ROWS, REFERENCE_KEYS / REFERENCE_ROWS, window=False)
+            / REFERENCE_KEYS
+            * min(context, layer.window)
             for layer, n in self._counts.items()
             if layer.window is not None
         )
