@@ -8,6 +8,7 @@ as a + b: small messages go by protocols of low latency, large ones by those of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ def transfer_seconds(machine: Machine, work: Collective) -> float:
     return timing(machine, work).transfer
 
 
+@lru_cache(maxsize=8192)
 def timing(machine: Machine, work: Collective) -> Timing:
     """How a collective is done, and its latency and transfer."""
     if work.group.size == 1:
