@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 from simulator.engine.flows import Flow, Links, Transfer
+from simulator.engine.moving import Moving
 from simulator.engine.streams import (
     Carried,
     Do,
@@ -47,11 +48,12 @@ def play(streams: Streams, capacity: Sequence[float], slowdown: float = 0.0) -> 
     )
 
 
-class _Stage:
+class _Stage(Moving):
     """The clock, the links, and the signals given so far."""
 
     def __init__(self, environment: Any, links: Links, slowdown: float) -> None:
-        self.environment, self.links, self.slowdown = environment, links, slowdown
+        super().__init__(environment, links)
+        self.slowdown = slowdown
         self.signals: dict[Key, float] = {}
         self.marks: dict[Key, float] = {}
         self.awaited: dict[Key, list[Any]] = {}
@@ -63,29 +65,8 @@ class _Stage:
         for event in self.awaited.pop(key, ()):
             event.succeed()
 
-    def move(self, transfer: Transfer, stream: str) -> Any:
-        """Put a transfer on its links now; the event that it is done."""
-        now = self.environment.now
-        done = self.environment.event()
-        flow = Flow(transfer, now, done, stream)
-        self._set(self.links.join(flow, now), now)
-        return done
-
-    def _set(self, changes: list[tuple[Flow, float]], now: float) -> None:
-        for flow, rate in changes:
-            flow.left -= flow.rate * (now - flow.since)
-            flow.rate, flow.since = rate, now
-            flow.timer += 1
-            timer = self.environment.timeout(max(0.0, flow.left / rate), (flow, flow.timer))
-            timer.callbacks.append(self._expired)
-
-    def _expired(self, timer: Any) -> None:
-        flow, number = timer.value
-        if flow.timer == number:
-            now = self.environment.now
-            self._set(self.links.leave(flow, now), now)
-            self.carried.append((flow.start, now, flow.transfer, flow.stream))
-            flow.done.succeed()
+    def arrived(self, flow: Flow, now: float) -> None:
+        self.carried.append((flow.start, now, flow.transfer, flow.stream))
 
 
 class _Player:

@@ -48,11 +48,11 @@ def serving_finding(served: Requests) -> str:
         first = f"{_part(served.good_share)} of the requests meet the objective ({numbers.listing(asked)})"
     most = served.objective_requests_per_s
     if most is not None and served.objective_share is not None:
-        share = numbers.round_share(served.objective_share)
+        part = numbers.round_share(served.objective_share)
         if not most.value:
-            return f"{first}; at no load do {share} of them."
+            return f"{first}; at no load do {part} of them."
         rate = numbers.significant(most.value, 2)
-        return f"{first}. At up to {rate} requests a second, arriving at random, {share} of them would."
+        return f"{first}. At up to {rate} requests a second, arriving at random, {part} of them would."
     limit = served.sustainable_requests_per_s
     if limit is None or not limit.value:
         return f"{first}."
@@ -120,8 +120,8 @@ def figures_table(served: Requests) -> Table:
     add("Served per second", served.requests_per_s)
     add("Of these within the objectives (goodput)", served.goodput_requests_per_s)
     if served.objective_share is not None:
-        share = numbers.round_share(served.objective_share)
-        add(f"Could be served with {share} within the objectives", served.objective_requests_per_s)
+        part = numbers.round_share(served.objective_share)
+        add(f"Could be served with {part} within the objectives", served.objective_requests_per_s)
     add("Could be served for ever", served.sustainable_requests_per_s)
     tokens = (("read", served.prompt_tokens), ("found in the cache", served.cached_tokens))
     rows += [[f"Prompt tokens {words}", f"{count:,}", ""] for words, count in tokens if count]

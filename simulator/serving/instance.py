@@ -1,8 +1,9 @@
 """One instance of a serving engine: admission, continuous batching, chunked prompts, cache and preemption.
 
-A step takes what the scheduler admits: decoding sequences, one token each, and pieces of prompts within the step's
-token budget. Between events (a request finishing, arriving or running out of cache) decode steps are alike but for the
-keys they read, so a run of them is one event: its k steps take a k + b k (k - 1) / 2 seconds.
+A step takes what the scheduler admits: decoding sequences, one token each and those drafted for it, and pieces of
+prompts within the step's token budget. Between events (a request finishing, arriving or running out of cache) decode
+steps are alike but for the keys they read, so a run of them is one event: its k steps take a k + b k (k - 1) / 2
+seconds.
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ that an instance's GPUs send or receive together: their links where one scale-up
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from simulator.engine.flows import Flow, Links, Transfer
+from simulator.engine.flows import Links, Transfer
+from simulator.engine.moving import Moving
 from simulator.graph.kv_cache import CacheShape
 from simulator.serving.capacity import Budget
 from simulator.serving.instance import Instance
@@ -46,7 +47,7 @@ class Crossing:
 
     def __init__(self, env: simpy.Environment, handover: Handover, *, senders: int, receivers: int) -> None:
         self.env, self.handover, self.senders = env, handover, senders
-        self.links = Links([handover.out] * senders + [handover.into] * receivers)
+        self._moving = Moving(env, Links([handover.out] * senders + [handover.into] * receivers))
 
     def move(self, tokens: float, sender: int, receiver: int) -> Generator[Any, Any, None]:
         """Until the cache of so many tokens has come across."""
@@ -54,26 +55,7 @@ class Crossing:
         loads = ((sender, 1.0), (self.senders + receiver, 1.0))
         cap = min(handover.out, handover.into)
         yield self.env.timeout(handover.latency)
-        transfer = Transfer("KV cache", "kv_cache", 0.0, handover.cache.bytes(tokens), cap, loads)
-        flow = Flow(transfer, self.env.now, self.env.event())
-        self._retime(self.links.join(flow, self.env.now))
-        yield flow.done
-
-    def _retime(self, changes: Sequence[tuple[Flow, float]]) -> None:
-        now = self.env.now
-        for flow, rate in changes:
-            flow.left -= flow.rate * (now - flow.since)
-            flow.rate, flow.since = rate, now
-            flow.timer += 1
-            timer = self.env.timeout(max(0.0, flow.left / rate), (flow, flow.timer))
-            assert timer.callbacks is not None
-            timer.callbacks.append(self._expired)
-
-    def _expired(self, timer: Any) -> None:
-        flow, number = timer.value
-        if flow.timer == number:
-            self._retime(self.links.leave(flow, self.env.now))
-            flow.done.succeed()
+        yield self._moving.move(Transfer("KV cache", "kv_cache", 0.0, handover.cache.bytes(tokens), cap, loads))
 
 
 class PrefillInstance(Instance):
