@@ -68,10 +68,12 @@ CURVES: dict[str, Any] = {
     },
     "memory": {"efficiency": 1.0, "gather_efficiency": 0.5, "t0_us": 0.0, "relative_error": 0.1, **_SOURCE},
     "collective": {
-        "ring": 1.0, "in_network": 1.0, "in_network_us": 1.0, "all_to_all": 1.0, "all_to_all_us": 1.0, "base_us": 1.0, "hop_us": 0.0,
-        "q": 1.0, "relative_error": 0.1, **_SOURCE,
+        "ring": 1.0, "in_network": 1.0, "in_network_us": 1.0, "all_to_all": 1.0, "all_to_all_us": 1.0, "base_us": 1.0,
+        "hop_us": 0.0, "q": 1.0, "relative_error": 0.1, **_SOURCE,
     },
-    "network": {"efficiency": 1.0, "base_us": 1.0, "ring_us": 1.0, "all_to_all_us": 1.0, "relative_error": 0.1, **_SOURCE},
+    "network": {
+        "efficiency": 1.0, "base_us": 1.0, "ring_us": 1.0, "all_to_all_us": 1.0, "relative_error": 0.1, **_SOURCE,
+    },
     "power": {
         "limits_clock": False, "p0_w": 0.0, "pj_per_flop": {}, "floor": 0.5, "a": 0.3, "alpha": 1.0, "b": 0.2,
         "beta": 1.0, "relative_error": 0.1, **_SOURCE,
