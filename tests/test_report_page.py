@@ -96,6 +96,12 @@ def test_the_download_has_a_name_any_system_takes() -> None:
     assert re.fullmatch(r"[\w.-]{1,90}\.yaml", name.group(1))
 
 
+def test_a_verdict_says_whether_failures_are_in_its_days() -> None:
+    failing = samples.training().model_copy(update={"goodput": samples.near(0.9)})
+    assert plain(verdict(failing).sentence).endswith("about $212,000, failures and restarts included.")
+    assert "Time that moves a training forward" in render_run(failing)
+
+
 def test_the_verdict_speaks_to_a_planner(ordinary: tuple[Result, str]) -> None:
     said = verdict(ordinary[0])
     assert plain(said.sentence) == (

@@ -51,6 +51,7 @@ _ALL = (
     Metric("model_flops_per_gpu", "Model FLOPs per GPU", _flop),
     Metric("hardware_flops_per_gpu", "Hardware FLOPs per GPU", _flop),
     Metric("flops_per_token", "Model FLOPs per token", _flop),
+    Metric("goodput", "Time that moves a training forward", numbers.percent, "high"),
     Metric("dropped_token_fraction", "Tokens dropped", numbers.percent, "low"),
     Metric("dropped_rows", "Rows dropped by experts per step", numbers.counts, "low"),
     Metric("dropped_rows_per_layer", "Rows dropped by experts per step and layer", numbers.counts, "low"),

@@ -89,9 +89,10 @@ def _training(result: Result) -> tuple[str, str]:
         return _one_step(result)
     cost = result.cost_usd
     money = f" and costs about {numbers.dollars([cost.value]).text(cost.value)}" if cost else ""
+    failures = "if nothing interrupts it" if result.goodput is None else "failures and restarts included"
     sentence = (
         f"Training {model} on {numbers.in_words(tokens)} tokens with {machines(result)} takes about "
-        f"{numbers.about_days(result.days.value)}{money}, if nothing interrupts it."
+        f"{numbers.about_days(result.days.value)}{money}, {failures}."
     )
     known = [_between(result.days)]
     if cost:
