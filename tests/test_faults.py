@@ -10,7 +10,15 @@ import toy
 from numpy.typing import NDArray
 
 from simulator import simulate
-from simulator.cost.conditions import HEALTHY, Condition, even_share, impair, stage_conditions, weakened
+from simulator.cost.conditions import (
+    HEALTHY,
+    Condition,
+    check_joined,
+    even_share,
+    impair,
+    stage_conditions,
+    weakened,
+)
 from simulator.cost.machine import Machine
 from simulator.engine.exchange import exchange_seconds
 from simulator.engine.expansion import expand
@@ -205,6 +213,15 @@ def test_a_failed_link_that_cuts_a_job_in_two_is_refused(fault: dict[str, Any], 
     with pytest.raises(InfeasibleError) as error:
         fabric(32, fault)
     assert str(error.value) == expected
+
+
+def test_a_tray_of_a_rack_without_ports_is_refused() -> None:
+    hardware = {"device": "gb200", "gpus": 144, "faults": [{"node": 2, "left": 0}]}
+    with pytest.raises(InfeasibleError) as error:
+        check_joined(resolve_hardware(hardware))
+    assert str(error.value) == (
+        "hardware.faults: node 2 has no network port left, and a detour through other nodes of its rack is not modelled"
+    )
 
 
 def test_leaves_that_are_cut_off_are_refused() -> None:

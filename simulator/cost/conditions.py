@@ -128,8 +128,13 @@ def check_joined(hardware: Hardware) -> None:
     if gpus <= domain:
         return
     for node, of_ports in ports_left(hardware).items():
-        if not any(of_ports) and domain <= hardware.gpus_per_node:
-            mine = _gpus_of(hardware, node, 1)
+        mine = _gpus_of(hardware, node, 1)
+        if not any(of_ports) and domain > hardware.gpus_per_node:
+            raise InfeasibleError(
+                f"node {node} has no network port left, and a detour through other nodes of its rack is not modelled",
+                path=FAULTS,
+            )
+        if not any(of_ports):
             raise _cut(
                 f"node {node} has no network port left: GPUs {mine.start}-{mine.stop - 1} can't reach the other "
                 f"{gpus - len(mine)}"
