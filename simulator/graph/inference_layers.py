@@ -48,8 +48,10 @@ def widths_of(model: ModelSpec, precision: str, device: Device) -> Widths:
     """How a checkpoint in that precision is stored and computed.
 
     Where the device lacks the arithmetic, weights expand to 16 bits on the way in. Four-bit checkpoints of MoE models
-    quantise the experts alone.
+    quantise the experts alone. Those in fp8 have a scale for each tensor or, where the authors chose so, each block.
     """
+    if precision == "fp8" and model.weight_block_size is not None:
+        precision = "fp8_block"
     native = precision not in WEIGHT_ONLY and device.supports(precision)
     half = "bf16" if device.supports("bf16") else "fp16"
     compute = precision if native else half

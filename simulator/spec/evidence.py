@@ -19,10 +19,10 @@ from simulator.spec.profile import Fit, Profile, profile_names, read_profile
 from simulator.spec.transfer import transferred
 
 AUTO, NONE = "auto", "none"
-SHARED = frozenset({("gemm", "bf16"), ("prefill", "bf16"), ("mla_prefill", "bf16")})
-"""(operation, dtype) whose kernels all software shares: cuBLAS and the FlashAttention family. The others change with
-the library that brings them and its release, by up to a factor of two, and collectives with the machine around the
-GPUs; they count where the run names its profile."""
+SHARED = frozenset({("gemm", "bf16"), ("gemm", "fp8_block"), ("prefill", "bf16"), ("mla_prefill", "bf16")})
+"""(operation, dtype) whose kernels all software shares: cuBLAS, DeepGEMM and its like, and the FlashAttention family.
+The others change with the library that brings them and its release, by up to a factor of two, and collectives with the
+machine around the GPUs; they count where the run names its profile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Hugging Face config.json to model fields, by one explicit mapping per architecture.
 
 What a config leaves to its class in the transformers library (biases, norms, gating, tied embeddings) is written out.
-Only the language model of a multimodal config is read. Rotary scaling, dropout, quantisation and token ids have no
-bearing on size or speed and are passed over.
+Only the language model of a multimodal config is read. Of the quantisation only the block of scales is kept: a run says
+which precision it has. Rotary scaling, dropout and token ids have no bearing on size or speed and are passed over.
 """
 
 from __future__ import annotations
@@ -87,6 +87,8 @@ def _sizes(config: Config, **defaults: bool) -> Fields:
     }
     if config.get("head_dim"):
         fields["head_dim"] = config["head_dim"]
+    if blocks := config.get("quantization_config", {}).get("weight_block_size"):
+        fields["weight_block_size"] = blocks
     return fields
 
 

@@ -69,6 +69,9 @@ class ModelSpec(Spec):
     """Rows of a learned position embedding; 0 with rotary, relative or no positions."""
     max_position_embeddings: Count | None = None
     """Longest context the authors state, in tokens."""
+    weight_block_size: tuple[Count, Count] | None = None
+    """Rows and columns of weights that share a scale in the authors' fp8 checkpoint, as in DeepSeek-V3's; its kernels
+    differ from those with one scale a tensor."""
 
     norm: Literal["rmsnorm", "layernorm", "layernorm_no_bias", "nonparametric"] = "rmsnorm"
     """Kind of norm: weights, weights and biases, weights only, or no parameters at all."""
