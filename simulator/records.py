@@ -288,7 +288,7 @@ class Requests(Record):
     tpot_s: Latency
     itl_s: Latency
     e2e_s: Latency
-    queue_s: Latency
+    queue_s: Latency | None = None
     """From a request's arrival until the engine takes it up."""
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
@@ -306,9 +306,9 @@ class Requests(Record):
     """KV cache of a mean prompt, where it crosses from the GPUs that read to those that write ..."""
     handover_s: Number | None = None
     """... and how long it takes alone."""
-    prompt_tokens: int
-    cached_tokens: int
-    output_tokens: int
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
     usd_per_million_tokens: Number | None = None
     usd_per_million_prompt_tokens: Number | None = None
     usd_per_million_answer_tokens: Number | None = None

@@ -14,7 +14,7 @@ from simulator.report.serving_curves import curves_chart
 from simulator.report.serving_load import lives_chart, load_chart
 from simulator.report.serving_section import figures_table, latency_table, serving_finding
 from simulator.report.verdict import verdict
-from simulator.result import Energy, Latency, Requests
+from simulator.result import Energy, Latency, Requests, Result
 
 
 def plain(text: str) -> str:
@@ -81,9 +81,19 @@ def test_figures_that_are_not_known_are_left_out() -> None:
     assert shown["KV cache of a prompt that crosses between them"] == "1.30 GB"
     assert shown["Its way, alone"] == "2.00 ms"
     names = [row[0].text for row in figures_table(bare).rows]
-    assert not any("goodput" in name or "rice" in name or "cache already" in name for name in names)
+    assert not any("goodput" in name or "rice" in name or "found in the cache" in name for name in names)
     assert "Time in which GPUs that read prompts compute" in names
     assert len(figures_table(samples.requests()).rows) == len(names) + 7 - 1
+
+
+def test_a_result_without_the_later_figures_is_still_shown() -> None:
+    """Written before queues and tokens were counted."""
+    old = samples.serving().model_dump(mode="json")
+    for later in ("queue_s", "prompt_tokens", "cached_tokens", "output_tokens", "good_share", "objective_share"):
+        del old["serving"][later]
+    page = Page(render_run(Result.model_validate(old)))
+    assert "Whole answer" in page.text["requests"]
+    assert "In the queue" not in page.text["requests"]
 
 
 def test_curves_stay_inside_their_panels_with_their_intervals_and_objectives() -> None:

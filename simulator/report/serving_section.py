@@ -85,7 +85,7 @@ def latency_table(served: Requests) -> Table:
         ("Whole answer", served.e2e_s, None),
         ("In the queue", served.queue_s, None),
     )
-    rows = [_latency_row(name, latency, limit) for name, latency, limit in kinds]
+    rows = [_latency_row(name, latency, limit) for name, latency, limit in kinds if latency is not None]
     columns = "Latency | >Mean | >Median | >p90 | >p99 | >90 % interval of p99 | >Objective"
     return table("latencies", columns, rows, min_width=680)
 
@@ -123,9 +123,12 @@ def figures_table(served: Requests) -> Table:
         part = numbers.round_share(served.objective_share)
         add(f"Could be served with {part} within the objectives", served.objective_requests_per_s)
     add("Could be served for ever", served.sustainable_requests_per_s)
-    tokens = (("read", served.prompt_tokens), ("found in the cache", served.cached_tokens))
-    rows += [[f"Prompt tokens {words}", f"{count:,}", ""] for words, count in tokens if count]
-    rows.append(["Answer tokens written", f"{served.output_tokens:,}", ""])
+    tokens = (
+        ("Prompt tokens", served.prompt_tokens),
+        ("Of these found in the cache", served.cached_tokens),
+        ("Answer tokens written", served.output_tokens),
+    )
+    rows += [[words, f"{count:,}", ""] for words, count in tokens if count]
     rows.append(["Replicas", f"{served.instances:,}", ""])
     rows.append(["Time in which GPUs compute", numbers.share(served.busy_share), ""])
     if served.reading_share is not None:
