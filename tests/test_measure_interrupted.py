@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from simulator.calibration import kernels, ranks
 from simulator.calibration.ranks import run_ranks
 from simulator.calibration.session import calibrate
 from simulator.errors import CalibrationError
@@ -61,6 +62,29 @@ def test_a_killed_calibration_loses_nothing_and_goes_on(tmp_path: Path) -> None:
     after = trials(journal)
     # A second run begins with the points the first one had not reached.
     assert all(after[key] == seconds for key, seconds in kept.items())
+
+
+def test_a_collective_that_fails_is_remarked_on_and_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise CalibrationError("process 1 of 2 was killed by signal 9; nothing measured before is lost")
+
+    monkeypatch.setattr(ranks, "run_ranks", die)
+    few = [
+        case
+        for case in kernels.cases(kernels.CPU_PLAN, "fp32")
+        if case.op in ("elementwise", "host") and not case.shape.get("reuse")
+    ]
+    monkeypatch.setattr(kernels, "cases", lambda plan, dtype: few)
+    report = calibrate("cpu", tmp_path, minutes=1e-3, plan=kernels.CPU_PLAN)
+    words = (
+        "collectives between 2 processes were not measured: process 1 of 2 was killed by signal 9; nothing measured "
+        "before is lost"
+    )
+    assert report.remarks == (words,)
+    assert words in report.summary().splitlines()
+    assert (tmp_path / "prices.yaml").is_file()
 
 
 def test_a_budget_too_small_for_one_round_is_refused_before_anything_is_measured(tmp_path: Path) -> None:

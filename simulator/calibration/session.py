@@ -118,7 +118,8 @@ def calibrate(
     the GPUs there are), in a tenth of the time each; power of a GPU in a fifth. `like` names the device of the catalog,
     or a file of one, whose data sheet the profile stands on; a GPU of the catalog is recognised.
 
-    Continues where a killed calibration into the same folder stopped. Raises CalibrationError where the device is not
+    Continues where a killed calibration into the same folder stopped. Where power or collectives can't be measured, the
+    report's remarks say why. Raises CalibrationError where the device is not
     there, its journal is another device's, a whole plan can't be measured in that time, or too little was measured to
     fit; SpecError for a `like` that is no device.
     """
@@ -145,7 +146,10 @@ def calibrate(
         rows = rows_of(measured, info, source=f"measured here ({out.name})", notes=journal.notes)
     for size in groups:
         share = 60 * minutes * COLLECTIVE_SHARE
-        rows += collective_rows(opened, size, out, seconds=share, largest=largest_message)
+        try:
+            rows += collective_rows(opened, size, out, seconds=share, largest=largest_message)
+        except CalibrationError as error:  # everything else was measured and is of use
+            remarks = (*remarks, f"collectives between {size} processes were not measured: {error}")
     table = to_frame(rows)
     write_table(table, out / "measured.csv")
     prices = fit_prices(table, statistic=opened.statistic)
