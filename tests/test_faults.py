@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from simulator import simulate
@@ -159,6 +161,43 @@ def test_what_faults_cost_is_an_item_and_the_parts_still_add_up(engine: Engine) 
     rows = {row.name: row.value for row in ill.assumptions}
     assert rows["Slow GPUs and links"] == "GPU 3 computes at 0.5 of its speed"
     assert ill.run["hardware"]["faults"] == [{"gpu": 3, "speed": 0.5}]
+
+
+NETWORKS = ({}, RAIL, {"oversubscription": 4.0}, {"routing": "ecmp"}, {"pods": {"nodes": 2, "oversubscription": 4.0}})
+
+
+@st.composite
+def faults(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """A few faults of a machine of 64 GPUs that cut nothing off."""
+    share = st.sampled_from([0.2, 0.5, 0.9])
+    gpu, node, port = st.integers(0, 63), st.integers(0, 7), st.integers(0, 7)
+    kinds = (
+        st.fixed_dictionaries({"gpu": gpu, "left": share}),
+        st.fixed_dictionaries({"gpu": gpu, "speed": share}),
+        st.fixed_dictionaries({"node": node, "left": share}),
+        st.fixed_dictionaries({"node": node, "port": port, "left": st.sampled_from([0.0, 0.5])}),
+        st.fixed_dictionaries({"leaf": st.just(0), "left": share}),
+    )
+    return draw(st.lists(st.one_of(*kinds), min_size=1, max_size=3))
+
+
+@settings(max_examples=25, deadline=None)
+@given(faults(), st.sampled_from(NETWORKS), st.sampled_from([1, 2, 4]), st.sampled_from(["none", "zero1", "zero3"]))
+def test_no_fault_shortens_a_step_and_events_are_never_below_fast(
+    found: list[dict[str, Any]], network: dict[str, Any], pp: int, sharding: str
+) -> None:
+    blocks: dict[str, Any] = {
+        "parallelism": {"pp": pp, "ep": 8},
+        "training": {**toy.TRAINING, "global_batch": 64 * 4, "sharding": sharding},
+        "network": network,
+    }
+    well, ill = faulty(gpus=64, **blocks), faulty(*found, gpus=64, **blocks)
+    times = {}
+    for engine in ("fast", "events"):
+        before, after = (training_step(run, engine=engine).timeline.duration for run in (well, ill))  # type: ignore[arg-type]
+        assert after >= before * (1 - 1e-9)
+        times[engine] = after
+    assert times["events"] >= times["fast"] * (1 - 1e-9)
 
 
 def test_events_give_an_impaired_stage_the_links_it_has() -> None:
