@@ -64,10 +64,12 @@ def test_every_command_runs(moesim: Moesim, like_checkout: Path) -> None:
 
 
 def test_the_files_shown_are_good(moesim: Moesim, like_checkout: Path) -> None:
-    run, sweep = blocks("yaml")
+    run, served, sweep = blocks("yaml")
     (like_checkout / "run.yaml").write_text(run, encoding="utf-8")
+    (like_checkout / "served.yaml").write_text(served, encoding="utf-8")
     (like_checkout / "sweep.yaml").write_text(sweep, encoding="utf-8")
     assert json.loads(execute("moesim run run.yaml --json", moesim))["name"] == "mixtral-8x7b-64xh100"
+    assert json.loads(execute("moesim run served.yaml --json", moesim))["serving"]["served"] == 2000
     assert " of 48 points" in execute("moesim sweep sweep.yaml", moesim)
 
 
