@@ -76,7 +76,10 @@ class Fabric(Record):
     ports_per_node: int
     planes: int
     leaves: int
+    # Nodes under one leaf, and in one pod; another job's nodes may lie between them.
+    leaf_nodes: float
     pods: int
+    pod_nodes: int
     oversubscription: float
     torus: list[int]
     upper: str
@@ -86,6 +89,7 @@ class Fabric(Record):
     # What sharing adds to the step; None where no events were played.
     sharing_s: float | None
     faults: list[str]
+    faulty_nodes: list[int]
 
 
 class CollectiveUse(Record):

@@ -44,7 +44,9 @@ def fabric(**changes: object) -> Fabric:
         "ports_per_node": 8,
         "planes": 8,
         "leaves": 8,
+        "leaf_nodes": 32.0,
         "pods": 1,
+        "pod_nodes": 64,
         "oversubscription": 1.0,
         "torus": [],
         "upper": "leaf uplinks",
@@ -53,6 +55,7 @@ def fabric(**changes: object) -> Fabric:
         "meetings": [],
         "sharing_s": None,
         "faults": [],
+        "faulty_nodes": [],
         **changes,
     }
     return Fabric.model_validate(data)
@@ -86,13 +89,30 @@ def test_a_machine_that_one_stage_fills_shows_that_there_are_more_nodes() -> Non
 def test_leaves_have_a_spine_and_pods_a_core_above_them() -> None:
     places = [Place(stage=s, node=32 * s, leaf=s, pod=s) for s in (0, 1)]
     links = [link("uplinks", 0, 0.3, load=(0.1, 0.9)), link("uplinks", 1, 0.4), link("pod", 0), link("pod", 1)]
-    wide = fabric(nodes=64, gpus=512, leaves=16, pods=2, places=places, links=links)
+    wide = fabric(nodes=64, gpus=512, leaves=16, pods=2, pod_nodes=32, places=places, links=links)
     drawn = words(fabric_chart(wide, wide=True))
     assert drawn[0] == "Core between 2 pods"
     assert drawn.count("Pod uplinks") == drawn.count("Leaf uplinks") == 2
     assert "30\u00a0%, peak 90\u00a0%" in drawn
     assert "Spines of the pods" in drawn
     assert words(fabric_chart(wide.model_copy(update={"links": []}), wide=True)).count("Uplinks: no limit") == 4
+
+
+def test_a_node_with_a_fault_is_drawn() -> None:
+    drawing = fabric_chart(fabric(faulty_nodes=[6]), wide=True)
+    assert [text for text in words(drawing) if text.startswith("Node")] == [
+        "Node 0, stage 0", "Node 4, stage 1", "Node 6, fault",
+    ]  # fmt: skip
+    assert drawing.count("stroke-dasharray") == 1
+    narrow = words(fabric_chart(fabric(faulty_nodes=[6]), wide=False))
+    assert [text for text in narrow if text.startswith("Node")] == ["Node 0, stage 0", "Node 6, fault"]
+
+
+def test_nodes_of_one_stage_stand_under_their_own_leaves() -> None:
+    one = fabric(nodes=64, gpus=512, leaves=16, places=[Place(stage=0, node=0, leaf=0, pod=0)])
+    drawn = words(fabric_chart(one, wide=True))
+    leaves = [text.removesuffix(", one for each rail") for text in drawn if text.startswith("Leaves")]
+    assert leaves == ["Leaves 0–7", "Leaves 8–15"]
 
 
 def test_a_rack_is_drawn_as_one() -> None:

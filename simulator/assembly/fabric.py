@@ -37,7 +37,9 @@ def fabric_record(costed: CostedGraph, stages: Sequence[StageTotals], timeline: 
         ports_per_node=network.nics_per_node or 0,
         planes=hardware.planes,
         leaves=-(-tenancy.nodes // LEAF_NODES) * hardware.planes if tenancy else hardware.leaves,
+        leaf_nodes=links.leaf_nodes,
         pods=pods,
+        pod_nodes=network.pods.nodes if network.pods else hardware.nodes,
         oversubscription=tenancy.oversubscription if tenancy else network.oversubscription,
         torus=list(torus_shape(hardware.gpus, dimensions)) if network.kind == "torus" else [],
         upper=upper_name(hardware),
@@ -46,6 +48,7 @@ def fabric_record(costed: CostedGraph, stages: Sequence[StageTotals], timeline: 
         meetings=_meetings(timeline.clashes),
         sharing_s=None if timeline.undisturbed is None else max(0.0, timeline.duration - timeline.undisturbed),
         faults=_faults(hardware),
+        faulty_nodes=_faulty_nodes(hardware),
     )
 
 
@@ -98,6 +101,12 @@ def _meetings(clashes: Sequence[Clash]) -> list[Meeting]:
             names = [f"{name}, {stream}" for name, stream in clash.transfers]
             rows.append(Meeting(link=clash.link.name, transfers=names, seconds=clash.seconds, delay_s=clash.delay))
     return rows
+
+
+def _faulty_nodes(hardware: Hardware) -> list[int]:
+    """Nodes with a fault of their own."""
+    gpus = {fault.gpu // hardware.gpus_per_node for fault in hardware.faults if fault.gpu is not None}
+    return sorted(gpus | {fault.node for fault in hardware.faults if fault.node is not None})
 
 
 def _faults(hardware: Hardware) -> list[str]:

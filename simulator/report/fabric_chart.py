@@ -1,7 +1,7 @@
 """A picture of the machine: spine, leaves, network ports, nodes and GPUs, each link with a bar as long as it is full.
 
-A handful of nodes stand for all: those where pipeline stages begin, evenly chosen. Links of one kind in one place are
-one bar, of the fuller direction.
+A handful of nodes stand for all: those where pipeline stages begin, evenly chosen, and one with a fault. Links of one
+kind in one place are one bar, of the fuller direction.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _GAP, _BAR, _LINE = 16.0, 10.0, 20.0
 
 @dataclass(frozen=True)
 class _Column:
-    """A node or rack that is drawn, from `left` to `right`, with the stages that begin there."""
+    """A node or rack that is drawn, from `left` to `right`, with the stages whose links are its own."""
 
     number: int
+    faulty: bool
     stages: tuple[int, ...]
     leaf: int
     pod: int
@@ -87,29 +88,30 @@ def _drawn(fabric: Fabric, columns: list[_Column]) -> str:
 def _columns(fabric: Fabric, width: float, most: int) -> list[_Column]:
     """The nodes (racks, where a domain spans nodes) that are drawn, side by side."""
     size = max(1, fabric.scale_up_domain // fabric.gpus_per_node)
-    found: dict[int, list[int]] = {}
+    begins: dict[int, list[int]] = {}
     for place in fabric.places:
-        found.setdefault(place.node // size, []).append(place.stage)
+        begins.setdefault(place.node // size, []).append(place.stage)
+    faulty = sorted({node // size for node in fabric.faulty_nodes})
     count = -(-fabric.nodes // size)
-    numbers_ = _spread(sorted(found), most)
-    for extra in (1, count - 1):  # one stage fills them all: show that there are more
-        if len(found) == 1 and extra < count and extra not in numbers_ and len(numbers_) < most:
-            numbers_.append(extra)
-    numbers_.sort()
-    each = (width - _GAP * (len(numbers_) - 1)) / len(numbers_)
+    drawn = _spread(sorted(begins), most - len(set(faulty[:1]) - set(begins)))
+    for extra in (*faulty[:1], *((1, count - 1) if len(begins) == 1 else ())):
+        if 0 < extra < count and extra not in drawn and len(drawn) < most:
+            drawn.append(extra)
+    drawn.sort()
+    each = (width - _GAP * (len(drawn) - 1)) / len(drawn)
     columns = []
-    for i, number in enumerate(numbers_):
-        stages = tuple(found.get(number, next(iter(found.values()))))
-        place = next(p for p in fabric.places if p.stage == stages[0])
+    for i, number in enumerate(drawn):
+        stages = begins[max(start for start in begins if start <= number)]  # where it begins, or the last before it
+        leaf, pod = int(number * size / fabric.leaf_nodes), number * size // fabric.pod_nodes
         left = i * (each + _GAP)
-        columns.append(_Column(number, stages, place.leaf, place.pod, left, left + each))
+        columns.append(_Column(number, number in faulty, tuple(stages), leaf, pod, left, left + each))
     return columns
 
 
 def _spread(values: list[int], count: int) -> list[int]:
     if len(values) <= count:
         return list(values)
-    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
+    return [values[round(i * (len(values) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def _groups(columns: list[_Column], *, by_pod: bool = False) -> list[tuple[int, list[_Column]]]:
@@ -209,9 +211,11 @@ def _node(fabric: Fabric, column: _Column, top: float) -> tuple[str, float]:
     last = column.stages[-1]
     stage = f"stage {column.stages[0]}" + (f"{numbers.DASH}{last}" if len(column.stages) > 1 else "")
     height = 148.0
+    frame = {"fill": "none", "stroke": "var(--ink)" if column.faulty else "var(--muted)"}
+    dashes = {"stroke_dasharray": "5 4", "stroke_width": "2"} if column.faulty else {}
     parts = [
-        svg.element("rect", x=left, y=top, width=right - left, height=height, fill="none", stroke="var(--muted)", rx=3),
-        svg.text(left + inner, top + 19, f"{name}, {stage}"),
+        svg.element("rect", x=left, y=top, width=right - left, height=height, rx=3, **frame, **dashes),
+        svg.text(left + inner, top + 19, f"{name}, {'fault' if column.faulty else stage}"),
     ]
     count = min(MOST_GPUS, gpus)
     pitch = (right - left - 2 * inner) / count
