@@ -226,7 +226,10 @@ def timed_by(machine: Machine, work: object) -> Timed | None:
         return None
     fit = shaped.found.fit
     predicted = shaped.found.model.predict(dict(zip(COLUMNS[fit.op], shaped.shape, strict=True)))
-    return Timed(fit, predicted.basis[0], float(predicted.relative_error[0]))
+    basis, error = predicted.basis[0], float(predicted.relative_error[0])
+    if isinstance(work, Gemm | WeightGrad) and work.grouped:  # a plain GEMM's time, and how groups are run
+        return Timed(fit, "transferred", float(np.hypot(error, machine.curves.grouped.relative_error / 2)))
+    return Timed(fit, basis, error)
 
 
 def _by_fit(
