@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from simulator.errors import InfeasibleError, SpecError
 from simulator.graph.expert_traffic import chosen, fullest_rank, touched_experts
 from simulator.result import Result
+from simulator.serving.served import serve_requests
 from simulator.simulation import inference_batch, simulate
 from simulator.spec.base import data_root
 from simulator.spec.framework import engine_file
@@ -71,6 +73,24 @@ def test_a_trace_sets_arrivals_and_lengths() -> None:
     served = values(simulate(run(gpus=2, serving={"trace": TRACE})))
     assert served.served == 600
     assert values(simulate(run(gpus=2, serving={"trace": TRACE, "requests": 50}))).served == 50
+
+
+def test_the_closed_form_of_a_trace_is_that_of_its_means(tmp_path: Path) -> None:
+    """Ten requests in nine seconds, 500 tokens in and 100 out on average: as random arrivals of one a second."""
+    file = tmp_path / "even.csv"
+    rows = [f"{i},{400 + 200 * (i % 2)},100,{50 * (i % 2)}" for i in range(10)]
+    file.write_text("arrival_s,input_tokens,output_tokens,cached_tokens\n" + "\n".join(rows), encoding="utf-8")
+    traced = serve_requests(run(serving={"trace": str(file)}), closed_form=True)
+    asked = serve_requests(run(request_rate=1.0, serving={"prefix_hit": 25 / 499}), closed_form=True)
+    assert traced.outcome is None
+    assert traced.steady.tpot == pytest.approx(asked.steady.tpot, rel=1e-6)
+    assert traced.steady.output_tokens_per_s == pytest.approx(100)
+    file.write_text(
+        "arrival_s,input_tokens,output_tokens\n" + "\n".join("0,500,100" for _ in range(9)), encoding="utf-8"
+    )
+    flood = serve_requests(run(serving={"trace": str(file)}), closed_form=True)
+    assert flood.sustainable is not None
+    assert flood.steady.output_tokens_per_s == pytest.approx(0.99 * flood.sustainable * 100, rel=0.02)
 
 
 def test_bursts_wait_longer_than_even_arrivals() -> None:

@@ -25,7 +25,7 @@ from simulator.serving.steady import (
     too_long,
 )
 from simulator.serving.steps import StepCost
-from simulator.serving.trace import read_trace
+from simulator.serving.trace import read_trace, trace_means
 from simulator.spec.base import data_root
 from simulator.spec.run import Run
 from simulator.spec.serving import Serving
@@ -149,7 +149,7 @@ def _open(server: Server, work: Inference, closed_form: bool) -> tuple[Steady, O
 
 def serve_requests(run: Run, *, closed_form: bool = False) -> Served:
     """A run of kind serving, simulated. The work comes from a trace, at a rate, or in a closed loop; `closed_form`
-    leaves the simulation out, but for a trace.
+    leaves the simulation out, and takes a trace for random arrivals of its mean rate and lengths.
 
     Raises InfeasibleError for arrivals that outrun the service and for requests longer than model or cache, SpecError
     for a bad trace.
@@ -159,6 +159,8 @@ def serve_requests(run: Run, *, closed_form: bool = False) -> Served:
     engine = _engine(run, asked)
     longest = min(engine.longest, float(run.model.max_position_embeddings or inf))
     count = asked.requests or work.requests or (None if asked.trace else SERVED_REQUESTS)
+    if asked.trace is not None and closed_form:
+        return _mean_of_trace(engine, trace_file(asked.trace), count, longest)
     if asked.trace is not None:
         outcome = engine.serve(asked, arrivals=read_trace(trace_file(asked.trace), count, longest))
         if outcome.requests == 0:
@@ -217,11 +219,16 @@ class Engine:
         pools = self._pools(server)
         return sustainable_rate(server) if pools is None else pools.sustainable_rate
 
+    def at(self, server: Server, rate: float) -> Steady:
+        """The closed form of random arrivals. Raises InfeasibleError for a rate that can't be sustained."""
+        pools = self._pools(server)
+        return open_loop(server, rate) if pools is None else pools.at(rate)
+
     def steady(self, server: Server, work: Inference, rate: float | None) -> Steady:
         """The closed form. Raises InfeasibleError for a rate that can't be sustained."""
-        pools = self._pools(server)
         if rate is not None:
-            return open_loop(server, rate) if pools is None else pools.at(rate)
+            return self.at(server, rate)
+        pools = self._pools(server)
         if work.request_rate is None and isinstance(work.concurrency, int):
             return closed_loop(server, work.concurrency) if pools is None else pools.loop(work.concurrency)
         return maximum_load(server) if pools is None else pools.at(pools.sustainable_rate * (1 - 1e-6))
@@ -244,6 +251,15 @@ def trace_file(name: str) -> Path:
     return found
 
 
+def _mean_of_trace(engine: Engine, file: Path, count: int | None, longest: float) -> Served:
+    """The steady state at a trace's means, or at nearly all that can be sustained where it asks for more."""
+    means = trace_means(file, file.stat().st_mtime_ns, count, longest)
+    server = engine.server(means.prompt, means.output, means.cached)
+    rate = min(means.rate, NEAR_LIMIT * engine.sustainable(server))
+    return _served(engine, server, engine.at(server, rate), None)
+
+
+NEAR_LIMIT = 0.99
 SERVED_REQUESTS = 1000
 """Of a run of kind serving that states no number."""
 

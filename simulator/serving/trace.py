@@ -11,7 +11,9 @@ import csv
 import math
 from collections.abc import Iterator
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from simulator.errors import SpecError
 from simulator.serving.requests import Request
@@ -47,6 +49,32 @@ def read_trace(file: str | Path, limit: int | None = None, longest: float = math
                 yield request
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SpecError(f"can't be read as CSV: {error}", file=name) from None
+
+
+class Means(NamedTuple):
+    """Of a trace: requests per second, and tokens of a request."""
+
+    rate: float
+    prompt: float
+    output: float
+    cached: float
+
+
+@lru_cache(maxsize=16)
+def trace_means(file: Path, changed: int, limit: int | None, longest: float) -> Means:
+    """Means over a trace as `read_trace` reads it; `changed` is when the file did. Raises SpecError for none."""
+    count = prompt = output = cached = 0
+    last = 0.0
+    for request in read_trace(file, limit, longest):
+        count += 1
+        prompt += request.prompt
+        output += request.output
+        cached += request.cached
+        last = request.arrival
+    if count == 0:
+        raise SpecError("no request in it", file=str(file))
+    rate = (count - 1) / last if last > 0 else math.inf
+    return Means(rate, prompt / count, output / count, cached / count)
 
 
 def _requests(
