@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from simulator.cost.machine import Machine, build_machine
 from simulator.cost.measured import timed_by
 from simulator.errors import CalibrationError, SpecError
 from simulator.graph.operator import Attention, Collective, Experts, Gemm, Group, Traffic, WeightGrad, Work
+from simulator.spec.base import data_root
 from simulator.spec.evidence import AUTO, Evidence, evidence
 from simulator.spec.forms import COLUMNS
 from simulator.spec.hardware import load_device, resolve_hardware
@@ -194,3 +196,12 @@ def test_a_wrong_profile_is_refused(profile: str, error: type[Exception], messag
     with pytest.raises(error) as raised:
         build_machine(resolve_hardware({"device": "h100-sxm", "gpus": 8}), profile=profile)
     assert str(raised.value) == message
+
+
+def test_a_run_refuses_a_profile_cut_short(tmp_path: Path) -> None:
+    whole = (data_root() / "hardware_profiles/fitted/l40s.yaml").read_text()
+    cut = tmp_path / "mine.yaml"
+    cut.write_text(whole[: len(whole) // 2])
+    run = read_run("workloads/runs/mixtral-8x7b-64xh100.yaml", [f"profile={cut}"])
+    with pytest.raises(CalibrationError, match=r"mine\.yaml: damaged or half-written: "):
+        simulate(run)
