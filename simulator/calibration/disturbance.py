@@ -27,6 +27,8 @@ _MODEL = ["hidden", "inter", "topk", "experts", "skew", "gated"]
 
 def disturbed(rows: pd.DataFrame) -> NDArray[np.bool_]:
     """Which rows belong to a disturbed campaign. Columns of a moe table with `latency` in any unit."""
+    import pandas as pd
+
     found = np.zeros(len(rows), dtype=bool)
     for _, places in rows.groupby(_MODEL).indices.items():
         mine = rows.iloc[places]
@@ -34,10 +36,8 @@ def disturbed(rows: pd.DataFrame) -> NDArray[np.bool_]:
         bad = _bad_columns(wide.to_numpy(), np.array(list(wide.columns)))
         accused = {tuple(split) for split, is_bad in zip(wide.columns, bad, strict=True) if is_bad}
         slow = _slower_than_larger(wide.to_numpy())
-        at = (
-            wide.index.get_indexer(mine["tokens"]),
-            wide.columns.get_indexer(mine[["tp", "ep"]].itertuples(index=False)),
-        )
+        splits = pd.MultiIndex.from_frame(mine[["tp", "ep"]])
+        at = wide.index.get_indexer(pd.Index(mine["tokens"])), wide.columns.get_indexer(splits)
         found[places] = [split in accused for split in zip(mine["tp"], mine["ep"], strict=True)] | slow[at]
     return found
 
