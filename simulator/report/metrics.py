@@ -67,8 +67,8 @@ METRICS = {metric.key: metric for metric in _ALL}
 _PER_UNIT = {"all_to_all_bytes_per_gpu", "model_flops_per_gpu", "hardware_flops_per_gpu"}
 # Counted over all tokens of a training that says how many, otherwise over one step or batch.
 _PER_RUN = {"cost_usd", "energy_total_j", "carbon_kg"}
-# The same as another figure of its kind.
-_REPEATED = dict.fromkeys(("inference", "serving"), {"step_time_s", "tokens_per_s"})
+# The same as another figure of inference.
+_REPEATED = {"step_time_s", "tokens_per_s"}
 _INFERENCE_ORDER = (
     "ttft_s",
     "tpot_s",
@@ -85,7 +85,7 @@ def ordered(result: Result) -> list[tuple[Metric, Number]]:
     """The figures a result has, those that matter most for its kind first, none of them twice."""
     first = () if result.kind == "training" else _INFERENCE_ORDER
     keys = [*first, *(key for key in METRICS if key not in first)]
-    known, repeated = result.numbers(), _REPEATED.get(result.kind, set())
+    known, repeated = result.numbers(), set() if result.kind == "training" else _REPEATED
     return [(METRICS[key], known[key]) for key in keys if key in known and key not in repeated]
 
 
