@@ -158,6 +158,9 @@ def test_a_device_that_differs_from_its_profiles_is_a_transfer() -> None:
         {"device": {"extends": "h100-sxm", "memory": {"capacity": "80 GiB", "bandwidth": "6.7 TB/s"}}, "gpus": 1}
     )
     small = Gemm(1, 16384, 16384, "bf16")
+    found = timed_by(build_machine(twice, profile=AUTO), small)  # H200 is more alike, but this extends H100
+    assert found is not None
+    assert (found.fit.carried_from, found.basis) == ("h100-sxm", "transferred")
     before = seconds(build_machine(resolve_hardware({"device": "h100-sxm", "gpus": 1}), profile="h100-sxm"), small)
     after = seconds(build_machine(twice, profile="h100-sxm"), small)
     assert after == pytest.approx(before / 2, rel=0.05)

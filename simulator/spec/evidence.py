@@ -87,13 +87,15 @@ def _shipped(name: str) -> Profile:
 
 
 def _nearest(device: Device) -> list[str]:
-    """Devices whose profiles ship: of the same architecture first, then by how alike peak and memory bandwidth are."""
+    """Devices whose profiles ship: the one it extends, those of its architecture, others; each by how alike peak and
+    memory bandwidth are."""
 
-    def distance(name: str) -> tuple[bool, float]:
+    def distance(name: str) -> tuple[bool, bool, float]:
         other = load_device(name)
         peak = max(device.peak.values()) / max(other.peak.values())
         memory = device.memory.bandwidth / other.memory.bandwidth
-        return generation(other.architecture) != generation(device.architecture), abs(log(peak)) + abs(log(memory))
+        foreign = generation(other.architecture) != generation(device.architecture)
+        return name != device.extends, foreign, abs(log(peak)) + abs(log(memory))
 
     return sorted(profile_names(), key=distance)
 
