@@ -82,8 +82,8 @@ def _expansion_bytes(machine: Machine, work: Gemm | WeightGrad, bandwidth: float
     """Bytes that memory could move while weights of four bits expand to the 16 they are multiplied in; else 0.
 
     A fused expert kernel expands an expert's weights anew for every tile of its rows, so that prompts, too, run at the
-    rate of the expansion (vLLM's Marlin kernels take 4.0 ms for 7,373 tokens of Kimi K2 on one of eight B200s, where the
-    tensor cores alone would take 0.6).
+    rate of the expansion (vLLM's Marlin kernels take 4.0 ms for 7,373 tokens of Kimi K2 on one of eight B200s, where
+    the tensor cores alone would take 0.6).
     """
     sms = machine.hardware.device.sms
     if isinstance(work, WeightGrad) or work.weight_bytes >= 1 or work.row_bytes < ACTIVATION_BYTES or sms is None:

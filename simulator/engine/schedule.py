@@ -101,9 +101,7 @@ def _awaited(
     stages, size = int(stage[-1]) + 1, what.size
     place = np.array([[position(kind, s, c, stages) for c in range(int(chunk.max()) + 1)] for s in range(stages)])
     where = place[stage, chunk]
-    path = (
-        chunk if kind in PAIRING else np.zeros_like(chunk)
-    )  # micro-batches of the two directions are different ones
+    path = chunk if kind in PAIRING else np.zeros_like(chunk)  # micro-batches of the two directions are different ones
     forward = (what == Pass.FORWARD) | (what == Pass.PAIRED_FORWARD)
     passing = what != Pass.WEIGHT_GRADIENT
     last = int(where.max())
