@@ -245,3 +245,10 @@ def test_carried_over_between_architectures() -> None:
     prediction = carried.gemm_seconds("bf16", 4096, 4096, 4096)
     assert prediction.seconds[0] == pytest.approx(own.seconds[0], rel=0.35)
     assert prediction.relative_error[0] > 0.2
+
+
+def test_a_copy_predicts_for_its_own_device() -> None:
+    source, target = read_profile("h100-sxm"), load_device("h20-sxm")  # a seventh of the peak
+    alone = source.gemm_seconds("bf16", 8192, 8192, 8192)
+    carried = transferred(source, target).gemm_seconds("bf16", 8192, 8192, 8192)
+    assert carried.seconds[0] > 4 * alone.seconds[0]

@@ -12,7 +12,6 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -119,6 +118,8 @@ class Profile(Spec):
     """SHA-256 of the .npz beside the file; empty where no fit has tables."""
     fits: tuple[Fit, ...]
     _values: Mapping[str, NDArray[np.int8]] = PrivateAttr(default_factory=dict)
+    _models: dict[int, FittedModel] = PrivateAttr(default_factory=dict)
+    """Predictors by position of the fit, made when first asked for."""
 
     def __eq__(self, other: object) -> bool:  # tables are what their digest says
         return isinstance(other, Profile) and self.model_dump() == other.model_dump()
@@ -137,16 +138,13 @@ class Profile(Spec):
                 )
         profile = self.model_copy()
         profile._values = values
+        profile._models = {}  # a copy shares what it was copied from
         return profile
 
     @property
     def values(self) -> Mapping[str, NDArray[np.int8]]:
         """Knots of the residual tables, by position of the fit."""
         return self._values
-
-    @cached_property
-    def _models(self) -> dict[int, FittedModel]:
-        return {}
 
     def model(self, fit: Fit) -> FittedModel:
         """The predictor of one of the profile's fits."""
