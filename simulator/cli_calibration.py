@@ -34,8 +34,7 @@ def calibrate(
     [bold]Examples[/bold]
 
     moesim calibrate --device cuda:0 --minutes 30 --out profiles/mine
-    — measure this GPU: a profile for runs, prices.yaml for verify, measured.csv and a page; Ctrl-C and the same command
-    go on
+    — measure this GPU: a profile for runs, prices for verify, a table and a page; after Ctrl-C the same command goes on
 
     moesim calibrate --from silicon --device h100-sxm --out reports/h100
     — fit the published database (needs the extra `silicon`)

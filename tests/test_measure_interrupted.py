@@ -87,6 +87,24 @@ def test_a_collective_that_fails_is_remarked_on_and_costs_nothing_else(
     assert (tmp_path / "prices.yaml").is_file()
 
 
+@pytest.mark.parametrize("command", ["calibrate --out", "verify --profile"])
+def test_without_torch_the_extra_is_named(tmp_path: Path, command: str) -> None:
+    verb, option = command.split()
+    script = (
+        "import sys; sys.modules['torch'] = None; from simulator.cli import main; "
+        f"sys.argv = ['moesim', '{verb}', '--device', 'cpu', '{option}', r'{tmp_path / 'x'}']; main()"
+    )
+    (tmp_path / "x").write_text(PRICES if verb == "verify" else "", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: measuring needs PyTorch: pip install 'moesim[calibrate]'\n")
+
+
+PRICES = """{device: x, dtype: fp32, library: torch, version: "1", date: "", statistic: minimum,
+ memory: {seconds_per_byte: [1.0e-11], knees: []}, families: {},
+ host: {view: 0, module: 0, forward_on_tape: 0, backward: 0, sequence: [[1.0e-7, 0]], stretch: [[1.0e-7, 1]]}}
+"""
+
+
 def test_a_budget_too_small_for_one_round_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError) as error:
         calibrate("cpu", tmp_path, minutes=0.1)

@@ -125,13 +125,13 @@ def calibrate(
     """
     if not 0 < minutes <= 24 * 60:
         raise CalibrationError(f"minutes must lie between 0 and 1440, got {minutes:g}")
+    opened = open_device(device)  # says so where torch is missing, which the points need
     from simulator.calibration.kernels import PLANS, cases
     from simulator.calibration.live_profile import catalog_device, profile_of
     from simulator.calibration.prices import write_prices
     from simulator.calibration.prices_fit import fit_prices
     from simulator.calibration.profile_file import write_profile
 
-    opened = open_device(device)
     info = opened.info
     sheet = catalog_device(info, like)
     groups = opened.groups() if ranks is None else ranks
