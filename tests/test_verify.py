@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simulator.calibration import kernels_host
@@ -20,6 +21,7 @@ from simulator.calibration.verify_cases import VerifyCase, dense
 from simulator.calibration.verify_report import Comparison, VerifyReport, errors_of
 from simulator.errors import CalibrationError
 from simulator.report.calibration_page import render_calibration
+from simulator.spec.profile import read_profile
 
 FEW = replace(
     CPU_PLAN,
@@ -39,6 +41,16 @@ FEW = replace(
 )  # fmt: skip
 
 
+SHEET = """architecture: other
+peak: {fp32: 0.1 TFLOP/s}
+memory: {capacity: 16 GiB, bandwidth: 40 GB/s}
+tdp: 100 W
+idle_power: 20 W
+scale_up: {kind: pcie, bandwidth: 4 GB/s, domain: 2}
+node: {gpus: 2, network: pcie-only, overhead_power: 50 W}
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def short_host_points() -> Iterator[None]:
     """Points of the host that follow milliseconds of work, or take as long, are left out: minutes go into them."""
@@ -50,17 +62,29 @@ def short_host_points() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> SessionReport:
-    return calibrate("cpu", tmp_path_factory.mktemp("profile"), minutes=0.02, plan=FEW, ranks=())
+    sheet = tmp_path_factory.mktemp("sheet") / "this-cpu.yaml"
+    sheet.write_text(SHEET, encoding="utf-8")
+    return calibrate("cpu", tmp_path_factory.mktemp("profile"), minutes=0.02, plan=FEW, ranks=(), like=str(sheet))
 
 
 def test_a_calibration_leaves_a_table_a_profile_and_its_journal(calibration: SessionReport) -> None:
-    assert {path.name for path in calibration.folder.iterdir()} == {"journal.jsonl", "measured.csv", "prices.yaml"}
+    written = {"journal.jsonl", "measured.csv", "prices.yaml", "this-cpu.yaml", "this-cpu.npz"}
+    assert {path.name for path in calibration.folder.iterdir()} == written
     table = read_table(calibration.folder / "measured.csv")
     assert len(table) == len(calibration.measured.points)
     assert set(table["op"]) >= {"gemm", "attention", "attention_backward", "elementwise", "gather", "host"}
     assert (table["latency_s"] > 0).all()
     first = calibration.summary().splitlines()[0]
     assert first.endswith("fp32, 1 thread: predicts the minimum time")
+
+
+def test_a_cpu_with_a_data_sheet_gets_a_profile_that_knows_its_products(calibration: SessionReport) -> None:
+    profile = read_profile(str(calibration.profile_file), device="this-cpu")
+    assert {fit.op for fit in profile.fits} >= {"gemm", "prefill", "memory"}
+    products = [p for p in calibration.measured.points if p.case.op == "gemm" and p.case.kernel == "nt"]
+    m, n, k = np.array([[p.case.shape[name] for name in ("m", "n", "k")] for p in products]).T
+    ratio = profile.gemm_seconds("fp32", m, n, k).seconds / [p.seconds for p in products]
+    assert 0.5 < float(np.median(ratio)) < 2.0
 
 
 def test_a_second_calibration_goes_on_from_the_first(calibration: SessionReport) -> None:
