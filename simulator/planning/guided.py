@@ -24,7 +24,7 @@ from simulator.shards.store import SHARD_POINTS, Store
 from simulator.shards.work import HERE, Job, Progress, Workers, finish
 from simulator.spec.plan import Plan
 
-GENERATION = 50
+GENERATION = 25
 """Combinations between two looks at the results."""
 MOST_STALE = 20
 """Generations without a combination that is new before the search ends."""

@@ -124,7 +124,7 @@ def build_space(plan: Plan, *, force: bool = False) -> Space:
 
 
 def _too_many(size: str) -> SpecError:
-    ways = "narrow it, have a part of it searched (search: {points: 20000}), or force it"
+    ways = "narrow it, have a part of it searched (search: {points: 50000}), or force it"
     return SpecError(f"the plan has {size}; {ways}", path="vary")
 
 

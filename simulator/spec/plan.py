@@ -103,7 +103,7 @@ class Search(Spec):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    points: Annotated[int, Field(gt=0, le=MAX_POINTS)] = 20_000
+    points: Annotated[int, Field(gt=0, le=MAX_POINTS)] = 50_000
     """To be timed, at least; with every split of the last combination chosen."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
