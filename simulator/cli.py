@@ -167,7 +167,7 @@ def sweep(
 
     print_sweep(frame)
     if out is not None:
-        echo(f"Wrote {out / 'report.html'} and sweep.csv.")
+        echo(f"Wrote {out / 'report.html'}, sweep.csv and points/*.parquet.")
 
 
 @app.command()

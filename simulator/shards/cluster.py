@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
 CONNECT_SECONDS = 10.0
-KEPT = "what is finished is kept, go on with --resume"
+KEPT = "with --out what is finished is kept, go on with --resume"
 
 
 def on_cluster(
