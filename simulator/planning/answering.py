@@ -122,7 +122,9 @@ def _costs(
     sign = -1.0 if ranking.badness(table.loc[[best.number]], keys[:1], end)[0, 0] < 0 else 1.0
 
     def first(chosen: Sequence[Limit]) -> Option:
-        return option(table, ranking.ranked(table, ranking.keeps(table, chosen, end), keys, end)[0], axes)
+        number = ranking.first(table, ranking.keeps(table, chosen, end), keys, end)
+        assert number is not None  # the answer itself keeps them
+        return option(table, number, axes)
 
     for limit in limits:
         others = [other for other in limits if other is not limit]

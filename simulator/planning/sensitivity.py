@@ -67,12 +67,12 @@ class Asked:
 
     def first(self, figures: pandas.DataFrame) -> Shift | None:
         """The first of some points by these figures; None where none keeps the limits."""
-        figures = figures[figures[list(self.keys)].notna().all(axis=1)]
-        order = ranking.ranked(figures, ranking.keeps(figures, self.limits, self.end), self.keys, self.end)
-        if not order:
+        known = figures[list(self.keys)].notna().all(axis=1).to_numpy()
+        number = ranking.first(figures, known & ranking.keeps(figures, self.limits, self.end), self.keys, self.end)
+        if number is None:
             return None
-        chosen = option(self.table, order[0], self.axes)
-        figure = abs(ranking.badness(figures.loc[[order[0]]], self.keys[:1], self.end)[0, 0])
+        chosen = option(self.table, number, self.axes)
+        figure = abs(ranking.badness(figures.loc[[number]], self.keys[:1], self.end)[0, 0])
         moved = (chosen.model, chosen.device, chosen.gpus) != (self.best.model, self.best.device, self.best.gpus)
         return Shift(chosen, chosen.number == self.best.number, moved, float(figure))
 
