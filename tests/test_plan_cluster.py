@@ -100,6 +100,6 @@ def test_a_scheduler_that_is_killed_ends_the_work_but_not_what_is_done(tmp_path:
             time.sleep(0.02)
         address = json.loads(file.read_text(encoding="utf-8"))["address"]
         Timer(1.0, going.kill).start()  # it has no worker, so that all shards wait
-        with pytest.raises(SimulatorError, match=f"the scheduler at {address} went away .*; with --out what is finished is kept"):
+        with pytest.raises(SimulatorError, match=f"the scheduler at {address} went away .*what is finished is kept"):
             finish(evaluate_range, jobs, store, workers=Workers(scheduler=address))
     assert list(store.frames) == ["points-00000"]
