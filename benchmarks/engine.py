@@ -25,7 +25,7 @@ from simulator.simulation import training_step
 from simulator.spec.base import data_root
 from simulator.spec.hardware import resolve_hardware
 from simulator.spec.run import read_run
-from simulator.validation import validate_table
+from simulator.validation.replay import validate_table
 
 RUNS = data_root() / "workloads/runs"
 DEEPSEEK = "deepseek-v3-2048xh800"

@@ -20,13 +20,13 @@ import pandas as pd
 from scipy.optimize import least_squares
 
 from simulator.calibration.sources_silicon import GPUS, Database, find_database
-from simulator.collectives import Case
 from simulator.cost.collective import timing
 from simulator.cost.machine import Machine, build_machine
 from simulator.graph.operator import Collective
 from simulator.spec.base import data_root
 from simulator.spec.curves import Curves
 from simulator.spec.hardware import load_device, resolve_hardware
+from simulator.validation.collectives import Case
 
 TABLE = data_root() / "workloads/validation/collectives.csv"
 LARGE = 2**29

@@ -20,12 +20,12 @@ import simulator.cost.annotation as annotation
 import simulator.cost.machine as machine
 import simulator.engine.fast as fast
 import simulator.graph.builder as builder
-from simulator import validation
 from simulator.simulation import training_step
 from simulator.spec.base import data_root
 from simulator.spec.constants import Constants, read_constants
 from simulator.spec.curves import Curves, read_priors
 from simulator.spec.run import Run
+from simulator.validation import replay as validation
 
 TABLE = data_root() / "workloads/validation/training.csv"
 UNPREDICTABLE = ("IEVO", "AUTOM", "BLOOM")

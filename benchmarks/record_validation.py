@@ -5,9 +5,9 @@ python benchmarks/record_validation.py
 
 from __future__ import annotations
 
-from simulator.precedents import record_path, write_record
+from simulator.explanation.precedents import record_path, write_record
 from simulator.spec.base import data_root
-from simulator.validation import validate_table
+from simulator.validation.replay import validate_table
 
 
 def main() -> None:

@@ -120,15 +120,15 @@ def start_up(table: Table) -> None:
     """What a command waits for before it computes."""
     for words, code in (
         ("import simulator", "import simulator"),
-        ("the command line", "import simulator.cli"),
+        ("the command line", "import simulator.cli.app"),
         ("the command line, a run read, ready to simulate", f"""
-import simulator.cli
+import simulator.cli.app
 from simulator.spec.run import read_run
 read_run({str(DEMO)!r})
 import simulator.simulation
 """),
         ("the same and simulated", f"""
-import simulator.cli
+import simulator.cli.app
 from simulator.spec.run import read_run
 run = read_run({str(DEMO)!r})
 from simulator.simulation import simulate

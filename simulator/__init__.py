@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from simulator.simulation import simulate
     from simulator.spec.run import Run, read_run
     from simulator.sweeps import evaluate, read_sweep
-    from simulator.validation import validate_table
+    from simulator.validation.replay import validate_table
 
 __version__ = "0.1.0"
 
@@ -49,7 +49,7 @@ _HOMES = {
     "read_sweep": "sweeps",
     "render_run": "report.page",
     "simulate": "simulation",
-    "validate_table": "validation",
+    "validate_table": "validation.replay",
 }
 
 

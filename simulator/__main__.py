@@ -1,5 +1,5 @@
 """`python -m simulator` is `moesim`."""
 
-from simulator.cli import main
+from simulator.cli.app import main
 
 main()

@@ -1,11 +1,9 @@
 """The exception tree.
 
-SimulatorError
-├── SpecError          the input is wrong: says file, line, field path, what was expected
-├── InfeasibleError    the input is right but cannot run: says needed, available, what would work
-├── CoverageError      outside the calibrated range, where the caller did not allow extrapolation
-├── DeadlockError      operators wait for each other
-└── CalibrationError   no device, unstable measurements, damaged profile
+SimulatorError ├── SpecError          the input is wrong: says file, line, field path, what was expected ├──
+InfeasibleError    the input is right but cannot run: says needed, available, what would work ├── CoverageError
+outside the calibrated range, where the caller did not allow extrapolation ├── DeadlockError      operators wait for
+each other └── CalibrationError   no device, unstable measurements, damaged profile
 """
 
 from __future__ import annotations

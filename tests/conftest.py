@@ -66,7 +66,7 @@ def moesim(
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Outcome:
-        from simulator.cli import main
+        from simulator.cli.app import main
 
         monkeypatch.setattr(sys, "argv", ["moesim", *arguments])
         code = 0

@@ -35,19 +35,14 @@ MAY_IMPORT = {
     "simulation": PHYSICS | {"assembly", "serving", "__version__"},
     "neighbours": PROGRAM,
     "predictions": PROGRAM,
-    "levers": PROGRAM | {"predictions"},
-    "precedents": PROGRAM | {"validation"},
-    "influence": PROGRAM,
-    "objectives": PROGRAM | {"serving"},
-    "explanation": PROGRAM | {"influence", "levers", "objectives", "precedents"},
+    "explanation": PROGRAM | {"predictions", "serving", "validation"},
     "shards": {"errors", "__version__"},
     "sweeps": PROGRAM | {"predictions", "shards"},
     "answer": WORDS,
     "fleet": WORDS,
     "verdicts": WORDS,
     "planning": PROGRAM | {"answer", "fleet", "serving", "shards", "sweeps", "verdicts"},
-    "validation": PROGRAM | {"predictions", "collectives"},
-    "collectives": PROGRAM,
+    "validation": PROGRAM | {"predictions"},
     "calibration": WORDS | {"spec"},
     "report": WORDS | {"answer", "fleet", "verdicts"},
     "cli": PROGRAM
@@ -55,10 +50,8 @@ MAY_IMPORT = {
         "answer",
         "explanation",
         "fleet",
-        "levers",
         "neighbours",
         "planning",
-        "precedents",
         "serving",
         "shards",
         "predictions",
@@ -93,9 +86,9 @@ def name_of(path: Path) -> str:
 
 
 def part_of(name: str) -> str:
-    """The part a module belongs to: its folder or its own name; the cli_* modules are the command line's."""
+    """The part a module belongs to: its folder or its own name; `__main__` is the command line's."""
     first = name.split("/")[0]
-    return "cli" if first.startswith("cli") or first == "__main__" else first
+    return "cli" if first == "__main__" else first
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -168,7 +161,7 @@ def test_importing_the_package_loads_nothing_heavy(
 def test_the_command_line_starts_without_the_heavy_packages(
     python: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    loaded = python("-c", "import sys, simulator.cli; print(*sorted(sys.modules))").stdout.split()
+    loaded = python("-c", "import sys, simulator.cli.app; print(*sorted(sys.modules))").stdout.split()
     assert "typer" in loaded
     assert not {"torch", "simpy", "jinja2", "pandas", "numpy", "scipy", "ruamel"} & set(loaded)
 

@@ -62,8 +62,12 @@ def test_milliseconds_become_seconds_and_provenance_stays(database: Path) -> Non
     assert set(bf16["library"]) == {"torch"}
     assert set(bf16["kernel"]) == {"cublas"}
     assert set(bf16["version"]) == {"vllm 1.0.0, trtllm 1.0.0"}
-    assert bf16["source"].iloc[0].endswith(
-        "data/h100_sxm/gemm/vllm/1.0.0/gemm_perf.parquet; systems/data/h100_sxm/gemm/trtllm/1.0.0/gemm_perf.parquet"
+    assert (
+        bf16["source"]
+        .iloc[0]
+        .endswith(
+            "data/h100_sxm/gemm/vllm/1.0.0/gemm_perf.parquet; systems/data/h100_sxm/gemm/trtllm/1.0.0/gemm_perf.parquet"
+        )
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import Outcome
 
 import simulator
-from simulator.cli_output import plain, shipped, write_folder, write_text
+from simulator.cli.output import plain, shipped, write_folder, write_text
 from simulator.errors import CoverageError, InfeasibleError, SpecError
 from simulator.result import Result
 from simulator.spec.base import catalog

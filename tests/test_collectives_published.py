@@ -6,10 +6,10 @@ from statistics import mean
 
 import pytest
 
-from simulator.collectives import predict_collective
 from simulator.errors import SpecError
 from simulator.spec.base import data_root
-from simulator.validation import Row, Validation, replay, validate_table
+from simulator.validation.collectives import predict_collective
+from simulator.validation.replay import Row, Validation, replay, validate_table
 
 MIB_512 = str(2**29)
 ROW = {

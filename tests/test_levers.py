@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import toy
 
-from simulator.levers import find_levers
-from simulator.precedents import nearest_precedents
+from simulator.explanation.levers import find_levers
+from simulator.explanation.precedents import nearest_precedents
 from simulator.result import Lever, Result
 from simulator.simulation import simulate
 from simulator.spec.run import Run, run_from_mapping, with_field

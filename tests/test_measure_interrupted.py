@@ -91,7 +91,7 @@ def test_a_collective_that_fails_is_remarked_on_and_costs_nothing_else(
 def test_without_torch_the_extra_is_named(tmp_path: Path, command: str) -> None:
     verb, option = command.split()
     script = (
-        "import sys; sys.modules['torch'] = None; from simulator.cli import main; "
+        "import sys; sys.modules['torch'] = None; from simulator.cli.app import main; "
         f"sys.argv = ['moesim', '{verb}', '--device', 'cpu', '{option}', r'{tmp_path / 'x'}']; main()"
     )
     (tmp_path / "x").write_text(PRICES if verb == "verify" else "", encoding="utf-8")

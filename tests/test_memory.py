@@ -20,7 +20,7 @@ from simulator.simulation import inference_batch, simulate, training_step
 from simulator.spec.base import data_root
 from simulator.spec.run import Run, run_from_mapping, set_path
 from simulator.units import GIB
-from simulator.validation import read_table, replay
+from simulator.validation.replay import read_table, replay
 
 N = 4 * (4 * 128 * 128 + 2 * 128 * 512 + 2 * 128) + 2 * 1024 * 128 + 128
 """Parameters of the toy model: four layers, embedding, head and the norms."""

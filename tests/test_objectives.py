@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulator.objectives import largest_rate, with_objectives
+from simulator.explanation.objectives import largest_rate, with_objectives
 from simulator.serving.served import serve_requests
 from simulator.simulation import simulate
 from simulator.spec.base import data_root

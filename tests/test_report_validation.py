@@ -15,11 +15,11 @@ from conftest import Outcome
 from report_html import Page, data_of
 from test_report_browser import CLIPPED, SMALL_TEXT, TOO_SMALL_TARGETS, TOUCHING, Browser
 
-from simulator.cli_validation_page import validation_record
+from simulator.cli.validation_page import validation_record
 from simulator.report.validation_data import ValidationRecord
 from simulator.report.validation_page import render_validation
 from simulator.result import Number
-from simulator.validation import Comparison, Row, Validation, replay
+from simulator.validation.replay import Comparison, Row, Validation, replay
 
 HOSTILE = "</script><script>alert('x')</script> \"&amp;\" 漢"
 

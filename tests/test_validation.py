@@ -15,7 +15,7 @@ from simulator.errors import SpecError
 from simulator.result import Number
 from simulator.spec import parameters as counts
 from simulator.spec.base import data_root
-from simulator.validation import (
+from simulator.validation.replay import (
     Comparison,
     Row,
     Validation,

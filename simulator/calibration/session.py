@@ -118,10 +118,10 @@ def calibrate(
     the GPUs there are), in a tenth of the time each; power of a GPU in a fifth. `like` names the device of the catalog,
     or a file of one, whose data sheet the profile stands on; a GPU of the catalog is recognised.
 
-    Continues where a killed calibration into the same folder stopped. Where power or collectives can't be measured, the
-    report's remarks say why. Raises CalibrationError where the device is not
-    there, its journal is another device's, a whole plan can't be measured in that time, or too little was measured to
-    fit; SpecError for a `like` that is no device.
+    Continues where a killed calibration into the same folder stopped. Where power or collectives can't be measured,
+    the report's remarks say why. Raises CalibrationError where the device is not there, its journal is another
+    device's, a whole plan can't be measured in that time, or too little was measured to fit; SpecError for a `like`
+    that is no device.
     """
     if not 0 < minutes <= 24 * 60:
         raise CalibrationError(f"minutes must lie between 0 and 1440, got {minutes:g}")

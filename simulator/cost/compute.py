@@ -1,10 +1,9 @@
 """Seconds of compute operators, as arrays.
 
 GEMM: t = t0 + tk min(K, 8192)/4096 + [(F/R)^p + (B/(em BW))^p]^(1/p), the p-norm of its compute and memory time.
-Fitted on
-12 million published kernel timings; the linear term in K is capped, since uncapped it misses long K by 160 %.
-Attention: the same norm with a rate that saturates with sequence length and head dimension.
-HBM-bound operators: bytes over a fraction of the bandwidth.
+Fitted on 12 million published kernel timings; the linear term in K is capped, since uncapped it misses long K by 160
+%. Attention: the same norm with a rate that saturates with sequence length and head dimension. HBM-bound operators:
+bytes over a fraction of the bandwidth.
 """
 
 from __future__ import annotations

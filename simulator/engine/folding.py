@@ -1,10 +1,10 @@
 """The links of a folded machine: one rank of each pipeline stage stands for all of its replicas.
 
 A rank has a scale-up port of its own. It shares its node's network ports with the other ranks of the node, and what
-lies above them with the other nodes of the leaf and of the pod. Ranks of one stage do the same at the same time, so the
-one that is simulated loads shared links as many times over as they hold of them; stages that live in one node, under
-one leaf or in one pod share its links. Capacities are the calibrated
-bandwidths of large transfers, so that one collective alone takes its costed time, and are per direction.
+lies above them with the other nodes of the leaf and of the pod. Ranks of one stage do the same at the same time, so
+the one that is simulated loads shared links as many times over as they hold of them; stages that live in one node,
+under one leaf or in one pod share its links. Capacities are the calibrated bandwidths of large transfers, so that one
+collective alone takes its costed time, and are per direction.
 """
 
 from __future__ import annotations

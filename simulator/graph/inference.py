@@ -63,9 +63,8 @@ def serving_split(run: Run) -> Run:
     """The run with attention and expert parallelism as serving engines mean them.
 
     An instance is the larger of tp and ep. Attention is cut over all of it (an engine told ep alone cuts attention by
-    tp),
-    or over instance / dp_attention; experts by ep, and each by what is left of the instance. Raises InfeasibleError,
-    also for context parallelism and encoders, which no inference graph holds.
+    tp), or over instance / dp_attention; experts by ep, and each by what is left of the instance. Raises
+    InfeasibleError, also for context parallelism and encoders, which no inference graph holds.
     """
     split = run.parallelism
     if split.cp > 1:

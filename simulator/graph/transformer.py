@@ -24,8 +24,7 @@ ROPE_BYTES = 4.0
 """Per rotated element: reads and writes bf16."""
 EAGER_RMSNORM_BYTES, EAGER_ROPE_BYTES = 36.0, 20.0
 """The same as chains of torch operators through fp32: to float (6), square (8), mean (4), scale (8), back (6), weight
-(4)
-for an RMSNorm; to float (6), complex product (8), back (6) for a rotation. LayerNorm is one kernel in eager torch
+(4) for an RMSNorm; to float (6), complex product (8), back (6) for a rotation. LayerNorm is one kernel in eager torch
 too."""
 SCORE_BYTES_FORWARD, SCORE_BYTES_BACKWARD = 10.0, 14.0
 """Per attention score without a fused kernel: scale, mask, softmax, dropout with its mask (Megatron-LM 2021). Counting

@@ -1,8 +1,7 @@
 """Steady states of a serving instance in closed form, for sweeps and for runs that need no distribution.
 
 With n sequences decoding at mean context c, a step takes t(n, c), and every prompt that joins adds its marginal time
-m to
-some step of all of them. In the time a request needs for its o tokens n prompts join, so that a token takes
+m to some step of all of them. In the time a request needs for its o tokens n prompts join, so that a token takes
     tpot = t(n, c) + m n / o        and        throughput = n / tpot.
 A closed loop fixes n, up to what the KV cache holds; random arrivals at rate r find n = r o tpot (Little's law), with
 tpot = t(n, c) / (1 - r m). Where a step yields e tokens of a sequence (speculative decoding), t / e takes the place

@@ -85,10 +85,8 @@ class Inference(Spec):
     """Requests of `isl` prompt and `osl` output tokens each.
 
     `batching: static` is one batch of `concurrency` prompts, decoded in lockstep. `continuous` keeps `concurrency`
-    requests
-    in flight, each replaced as it finishes (a closed loop); with `request_rate` requests arrive at random at that
-    rate; with
-    `concurrency: max` all requests wait from the start and memory bounds how many are in flight.
+    requests in flight, each replaced as it finishes (a closed loop); with `request_rate` requests arrive at random at
+    that rate; with `concurrency: max` all requests wait from the start and memory bounds how many are in flight.
     """
 
     isl: Annotated[int, Field(gt=0, le=2**27)] = CHAT_PROMPT_TOKENS

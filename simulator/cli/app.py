@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 import typer
 
 from simulator import __version__
-from simulator.cli_calibration import calibrate, verify
-from simulator.cli_catalog import devices, models, networks, schema
-from simulator.cli_claims import claims
-from simulator.cli_growth import grow
-from simulator.cli_output import echo, progress_bar, refuse_file, shipped, write_folder, write_text
-from simulator.cli_plan import Scheduler, plan, what_if
+from simulator.cli.calibration import calibrate, verify
+from simulator.cli.catalog import devices, models, networks, schema
+from simulator.cli.claims import claims
+from simulator.cli.growth import grow
+from simulator.cli.output import echo, progress_bar, refuse_file, shipped, write_folder, write_text
+from simulator.cli.plan import Scheduler, plan, what_if
 from simulator.errors import InfeasibleError, SimulatorError, SpecError
 
 app = typer.Typer(
@@ -92,7 +92,7 @@ def run(
     from simulator.spec.run import read_run
 
     spec = read_run(shipped(file, "runs"), set_ or ())
-    from simulator.explanation import explain
+    from simulator.explanation.explain import explain
 
     if beside is None:
         from simulator.simulation import simulate
@@ -114,7 +114,7 @@ def run(
     if json:
         echo(result.model_dump_json(indent=1))
         return
-    from simulator.cli_tables import print_result
+    from simulator.cli.tables import print_result
 
     print_result(result)
     if result.beside is not None:
@@ -163,7 +163,7 @@ def sweep(
         with write_folder(out) as folder:
             frame.to_csv(folder / "sweep.csv", index=False)
             (folder / "report.html").write_text(html, encoding="utf-8")
-    from simulator.cli_tables import print_sweep
+    from simulator.cli.tables import print_sweep
 
     print_sweep(frame)
     if out is not None:
@@ -181,7 +181,7 @@ def compare(
 
     moesim compare a/result.json b/result.json --out comparison.html
     """
-    from simulator.cli_tables import print_comparison
+    from simulator.cli.tables import print_comparison
     from simulator.result import Result
 
     loaded = [Result.read(path) for path in results]
@@ -218,7 +218,7 @@ def validate(
 
     moesim validate my-runs.csv --where quality=A --where hardware.device=h100-sxm --json errors.json
     """
-    from simulator.validation import validate_table
+    from simulator.validation.replay import validate_table
 
     chosen = [_equation(text) for text in where or ()]
     with progress_bar("rows") as advance:
@@ -226,11 +226,11 @@ def validate(
     if json is not None:
         write_text(json, validation.to_json())
     if html is not None:
-        from simulator.cli_validation_page import validation_record
+        from simulator.cli.validation_page import validation_record
         from simulator.report.validation_page import render_validation
 
         write_text(html, render_validation(validation_record(validation, table)))
-    from simulator.cli_validation import print_validation
+    from simulator.cli.validation import print_validation
 
     print_validation(validation, table)
     for file in (json, html):

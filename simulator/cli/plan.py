@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simulator.cli_output import echo, progress_bar, refuse_file, shipped, write_folder
+from simulator.cli.output import echo, progress_bar, refuse_file, shipped, write_folder
 from simulator.errors import InfeasibleError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _print(answer: Answer) -> None:
 
 
 def _print_options(title: str, answer: Answer, wanted: list[int]) -> None:
-    from simulator.cli_tables import new_table, print_table
+    from simulator.cli.tables import new_table, print_table
     from simulator.planning.table import option
     from simulator.report import plan_words as words
 
@@ -165,7 +165,7 @@ def what_if(
 
 
 def _print_what_if(found: WhatIf, *, detailed: bool) -> None:
-    from simulator.cli_tables import new_table, print_table
+    from simulator.cli.tables import new_table, print_table
     from simulator.report import numbers
     from simulator.report.metrics import METRICS
 

@@ -269,7 +269,7 @@ def compare(run: Run, row: Mapping[str, str]) -> tuple[dict[str, Comparison], Ma
 
 def compare_collective(row: Mapping[str, str]) -> dict[str, Comparison]:
     """Predictions of what the row measured of a collective."""
-    from simulator.collectives import predict_collective
+    from simulator.validation.collectives import predict_collective
 
     blocks: dict[str, Any] = {}
     for path, text in row.items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simulator.cli_output import echo, refuse_file, shipped, write_folder
+from simulator.cli.output import echo, refuse_file, shipped, write_folder
 
 if TYPE_CHECKING:
     from simulator.fleet import FleetAnswer, FleetMonth
@@ -100,7 +100,7 @@ def _print_json(answer: FleetAnswer) -> None:
 
 
 def _print(answer: FleetAnswer) -> None:
-    from simulator.cli_tables import new_table, print_table
+    from simulator.cli.tables import new_table, print_table
     from simulator.report import growth_words as words
     from simulator.report import numbers
 

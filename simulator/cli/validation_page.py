@@ -7,10 +7,10 @@ from pathlib import Path
 
 from simulator import __version__
 from simulator.assembly.items import ITEM_ORDER, style
-from simulator.cli_validation import group_scores, groupings
+from simulator.cli.validation import group_scores, groupings
 from simulator.report.validation_data import ALL, BEST, Compared, Errors, Part, ReplayedRow, ValidationRecord
 from simulator.spec.base import data_root
-from simulator.validation import Row, Validation
+from simulator.validation.replay import Row, Validation
 
 _WORDS = {"id", "source", "quality", "kind", "notes", "doubt"}
 # What remains of an item that takes no time, once sums are taken, is less of a step than this.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from simulator.cli_output import echo, progress_bar, write_text
+from simulator.cli.output import echo, progress_bar, write_text
 from simulator.errors import SpecError
 
 

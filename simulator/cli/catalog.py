@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from simulator.cli_output import echo
+from simulator.cli.output import echo
 from simulator.spec.base import Document, catalog, read_catalog, read_document
 
 SEQ_LEN = 4096
@@ -81,7 +81,7 @@ def networks(name: Name = None, json: Json = False) -> None:
 
 
 def _show(kind: str, name: str | None, as_json: bool, columns: Mapping[str, str]) -> None:
-    from simulator.cli_tables import print_catalog, print_entry
+    from simulator.cli.tables import print_catalog, print_entry
 
     if name is None:
         entries = [_entry(kind, each) for each in catalog(kind)]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simulator.cli_output import echo, plain
+from simulator.cli.output import echo, plain
 from simulator.report import numbers, sweep_data
 from simulator.report.metrics import METRICS, label, time_metric
 from simulator.report.numbers import Scale

@@ -3,10 +3,10 @@ well."""
 
 from __future__ import annotations
 
-from simulator.influence import with_influence
-from simulator.levers import find_levers
-from simulator.objectives import with_objectives
-from simulator.precedents import nearest_precedents
+from simulator.explanation.influence import with_influence
+from simulator.explanation.levers import find_levers
+from simulator.explanation.objectives import with_objectives
+from simulator.explanation.precedents import nearest_precedents
 from simulator.result import Result
 from simulator.spec.run import Run
 

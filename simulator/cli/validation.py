@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
-from simulator.cli_output import echo
-from simulator.cli_tables import new_table, print_table
+from simulator.cli.output import echo
+from simulator.cli.tables import new_table, print_table
 from simulator.report.numbers import round_share
-from simulator.validation import Row, Score, Validation
+from simulator.validation.replay import Row, Score, Validation
 
 # A few gross misses can have the same reason; beyond this many reasons the JSON file is the better place.
 MOST_REASONS = 10

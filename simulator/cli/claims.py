@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simulator.cli_output import echo, progress_bar, refuse_file, write_folder
+from simulator.cli.output import echo, progress_bar, refuse_file, write_folder
 
 if TYPE_CHECKING:
     from simulator.verdicts import Judged
@@ -64,7 +64,7 @@ def _print_json(judged: Judged) -> None:
 
 
 def _print(judged: Judged) -> None:
-    from simulator.cli_tables import new_table, print_table
+    from simulator.cli.tables import new_table, print_table
     from simulator.report import claims_page as page
 
     table = new_table(judged.title)

@@ -10,7 +10,7 @@ from pathlib import Path
 from simulator.result import Precedent
 from simulator.spec.base import data_root
 from simulator.spec.run import Run
-from simulator.validation import Validation, read_table, row_run
+from simulator.validation.replay import Validation, read_table, row_run
 
 COLUMNS = (
     "id",

@@ -1,0 +1,1 @@
+"""Published measurements held against what the simulator says of them."""
