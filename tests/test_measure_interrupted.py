@@ -22,9 +22,18 @@ PATIENCE_S = 120.0
 
 
 def begin(out: Path) -> subprocess.Popen[str]:
-    """The command as a user runs it, in a process of its own."""
+    """The command as a user runs it, in a process of its own.
+
+    It heeds Ctrl-C even where a shell started these tests in the background, which makes their children ignore it.
+    """
     command = [sys.executable, "-m", "simulator", "calibrate", "--device", "cpu", "--minutes", "10", "--out", str(out)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
+
+
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_lines(journal: Path, count: int, process: subprocess.Popen[str]) -> None:
